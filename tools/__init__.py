@@ -1,0 +1,1 @@
+"""Foundations that know no model: registry, randomness, video, clips, checkpoints, the training loop."""
