@@ -12,8 +12,8 @@ from latent_diffusion.schedule import Level
 def classifier_free(cond: Denoiser, uncond: Denoiser, weight: float) -> Denoiser:
     """(1 + w) cond - w uncond (Ho & Salimans 2022, eq. 6), on x0 and eps alike; w = 0 never calls `uncond`.
 
-    With a weaker model of the same condition as `uncond` it is autoguidance (Karras et al. 2024), with a noisier
-    history it is history guidance (Song et al. 2025).
+    With a weaker model of the same condition as `uncond` it is autoguidance (Karras et al. 2024), with a
+    noisier history it is history guidance (Song et al. 2025).
     """
     if weight == 0:
         return cond
@@ -26,7 +26,7 @@ def classifier_free(cond: Denoiser, uncond: Denoiser, weight: float) -> Denoiser
 
 
 def within(inside: Denoiser, outside: Denoiser, low: float = 0.0, high: float = math.inf) -> Denoiser:
-    """`inside` where low <= sigma / alpha <= high, else `outside` (Kynkaanniemi et al. 2024): guide only midway."""
+    """`inside` where low <= sigma / alpha <= high, else `outside` (Kynkaanniemi et al. 2024)."""
     if not 0 <= low < high:
         raise ValueError(f"guidance interval needs 0 <= low < high in sigma / alpha, got {low} and {high}")
 
@@ -38,7 +38,7 @@ def within(inside: Denoiser, outside: Denoiser, low: float = 0.0, high: float = 
 
 
 def clamp_x0(denoise: Denoiser, low: float, high: float) -> Denoiser:
-    """Clamp the clean estimate and leave the network's noise estimate as it is; goes around guidance, not inside."""
+    """Clamp the clean estimate, and leave the network's noise estimate as it is; goes around guidance."""
     if not low < high:
         raise ValueError(f"clamp needs low < high, got {low} and {high}")
 

@@ -34,15 +34,17 @@ class ProcessConfig:
 
     parametrisation: str = "v"           # eps | x0 | v | flow
     loss: str = "l2"                     # l2 | l1 | huber | charbonnier
-    loss_width: float | None = None      # huber: None = 1; charbonnier: None = 0.001
+    loss_width: float | None = None      # huber: 1, charbonnier: 0.001 (these are what None stands for)
     weighting: str = "none"              # none | min_snr | p2
-    snr_gamma: float | None = None       # min_snr: SNR above which levels count alike, None = 5; p2: power, None = 1
-    snr_offset: float | None = None      # p2: k in 1 / (k + SNR)^gamma, None = 1
+    snr_gamma: float | None = None       # min_snr: SNR from which levels count alike, 5; p2: the power, 1
+    snr_offset: float | None = None      # p2: k in 1 / (k + SNR)^gamma, 1
 
     def __post_init__(self):
-        for key, valid in (("parametrisation", PARAMETRISATIONS), ("loss", LOSSES), ("weighting", WEIGHTINGS)):
-            if getattr(self, key) not in valid:
-                raise ValueError(f"process.{key} must be one of {', '.join(valid)}, got {getattr(self, key)!r}")
+        choices = {"parametrisation": PARAMETRISATIONS, "loss": LOSSES, "weighting": WEIGHTINGS}
+        for key, valid in choices.items():
+            value = getattr(self, key)
+            if value not in valid:
+                raise ValueError(f"process.{key} must be one of {', '.join(valid)}, got {value!r}")
         readers = {"loss_width": self.loss in LOSS_WIDTH, "snr_gamma": self.weighting != "none",
                    "snr_offset": self.weighting == "p2"}
         for key, read in readers.items():
@@ -56,9 +58,9 @@ class ProcessConfig:
     def check(self, schedule: ScheduleConfig) -> None:
         """Refuse a parametrisation from which x0 cannot be recovered at the schedule's noisiest level."""
         if self.parametrisation == "eps" and schedule.ends_in_noise:
-            raise ValueError(f"process.parametrisation=eps cannot start from pure noise, where schedule "
-                             f"{schedule.name!r} has alpha = 0; use v, x0 or flow, or (not for the flow schedule) "
-                             f"schedule.zero_terminal_snr=false")
+            other = "" if schedule.name == "flow" else ", or schedule.zero_terminal_snr=false"
+            raise ValueError(f"process.parametrisation=eps cannot start from pure noise, with which schedule "
+                             f"{schedule.name!r} ends (alpha = 0); use v, x0 or flow{other}")
 
 
 def expand(value: float | Tensor, x: Tensor) -> float | Tensor:
@@ -74,7 +76,7 @@ def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
 
 
 def target(x0: Tensor, noise: Tensor, level: Level, parametrisation: str) -> Tensor:
-    """What the network should say. v: Salimans & Ho 2022; flow: the velocity from data to noise, Lipman et al. 2023."""
+    """What the network should say: v of Salimans & Ho 2022; flow, the velocity of Lipman et al. 2023."""
     if parametrisation == "eps":
         return noise
     if parametrisation == "x0":
@@ -105,16 +107,17 @@ def to_denoised(output: Tensor, x: Tensor, level: Level, parametrisation: str) -
 
 def noise_of(x0: Tensor, x: Tensor, level: Level) -> Tensor:
     """The noise that turns x0 into x at this level; zero where the level has none."""
-    alpha, sigma = expand(level.alpha, x), torch.as_tensor(expand(level.sigma, x), dtype=x.dtype, device=x.device)
+    alpha = expand(level.alpha, x)
+    sigma = torch.as_tensor(expand(level.sigma, x), dtype=x.dtype, device=x.device)
     return torch.where(sigma > 0, (x - alpha * x0) / sigma.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
 
 
 def loss_weight(level: Level, cfg: ProcessConfig) -> Tensor | float:
     """Factor on the loss of each level, in the shape of level.alpha (tensors).
 
-    Both weightings are stated for the loss on x0 (Hang et al. 2023, eq. 8: min(SNR, gamma)) or on eps (Choi et al.
-    2022, eq. 8: 1 / (k + SNR)^gamma) and carried to the network's parametrisation by the size of the x0 error that
-    one unit of output error makes.
+    They are stated for the loss on x0 (min-SNR, Hang et al. 2023: min(SNR, gamma)) or on eps (P2, Choi et al.
+    2022: 1 / (k + SNR)^gamma) and carried to the network's parametrisation by the x0 error that one unit of
+    output error makes.
     """
     if cfg.weighting == "none":
         return 1.0
@@ -138,8 +141,8 @@ def sample_losses(output: Tensor, wanted: Tensor, level: Level, cfg: ProcessConf
         output: the network's, b ...
         wanted: what `target` says, the same shape.
         level: values of shape b, or b s for a level for each slot.
-        keep: bool, True where an element bears loss; any shape that broadcasts to output's once its missing last
-            axes are added (b s is fine for b s c n). None = everywhere.
+        keep: bool, True where an element bears loss, in output's shape or its first axes (b s for b s c n).
+            None = everywhere.
 
     Returns:
         float32 sums and counts of shape b; add them up over micro-batches and processes, then divide once.
@@ -155,7 +158,7 @@ def sample_losses(output: Tensor, wanted: Tensor, level: Level, cfg: ProcessConf
 
 
 def elementwise(error: Tensor, cfg: ProcessConfig) -> Tensor:
-    """Loss of each element: l2 is e^2, l1 |e|; huber and charbonnier go from e^2 / 2w to |e| - const at width w."""
+    """Loss of each element: l2 is e^2, l1 |e|; huber and charbonnier turn from e^2 / 2w to |e| at width w."""
     if cfg.loss == "l2":
         return error**2
     if cfg.loss == "l1":

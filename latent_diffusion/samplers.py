@@ -1,14 +1,15 @@
 """Samplers: plain functions from noise to data over a denoiser.
 
-Each takes (denoise, x, levels, draw) and keyword-only options, and returns x0. `levels` run from noisy to noiseless;
-one pair of neighbours is one step, and one step is enough for each of them. They need alpha > 0 nowhere but at the
-end, so that a schedule may begin in pure noise. `draw(x)` gives standard normal noise like x and is called in a fixed
-order: once for each step that adds noise, and not at all where none is added.
+Each takes (denoise, x, levels, draw) and keyword-only options, and returns x0. `levels` run from noisy to
+noiseless; one pair of neighbours is one step, and one step is enough for each of them. A schedule may begin
+in pure noise (alpha = 0). `draw(x)` gives standard normal noise like x and is called in a fixed order: once
+for each step that adds noise, and not at all where none is added.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,23 +24,40 @@ Draw = Callable[[Tensor], Tensor]
 SAMPLERS = Registry("sampler")
 
 
+class Posterior(NamedTuple):
+    """x at the cleaner level given x0 and x at the noisier one: mean x0 * x0 + x * x, and two variances."""
+
+    x0: float
+    x: float
+    variance: float  # where x0 is known
+    beta: float      # of the forward step between the two levels
+
+
+def posterior(cur: Level, nxt: Level) -> Posterior:
+    """Ho et al. 2020, eq. 7, for any alpha and sigma; pure noise (cur.alpha = 0) tells nothing about nxt."""
+    scale = cur.alpha / nxt.alpha
+    beta = max(cur.sigma**2 - (scale * nxt.sigma) ** 2, 0.0)
+    keep = (nxt.sigma / cur.sigma) ** 2
+    return Posterior(nxt.alpha * beta / cur.sigma**2, scale * keep, keep * beta, beta)
+
+
 @SAMPLERS.register("ddpm")
-def ddpm(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw, *, variance: str = "fixed_small") -> Tensor:
+def ddpm(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw, *,
+         variance: str = "fixed_small") -> Tensor:
     """Ancestral sampling (Ho et al. 2020, algorithm 2, eq. 7).
 
     Args:
-        variance: "fixed_small" is the posterior's, right for data that is a point; "fixed_large" the forward step's
-            beta, right for data that is standard normal.
+        variance: "fixed_small" is the posterior's, right for data that is a point; "fixed_large" the forward
+            step's beta, right for data that is standard normal.
     """
     if variance not in ("fixed_small", "fixed_large"):
         raise ValueError(f'sampler option variance must be "fixed_small" or "fixed_large", got {variance!r}')
     for cur, nxt in pairwise(levels):
         x0 = denoise(x, cur).x0
-        step = _added_variance(cur, nxt)
-        keep = (nxt.sigma / cur.sigma) ** 2
-        noise_free = nxt.alpha * (step / cur.sigma**2) * x0 + _scale(cur, nxt) * keep * x
-        std = math.sqrt(step if variance == "fixed_large" else keep * step)
-        x = noise_free + std * draw(x) if nxt.sigma > 0 and std > 0 else noise_free
+        weights = posterior(cur, nxt)
+        x = weights.x0 * x0 + weights.x * x
+        if nxt.sigma > 0:
+            x = x + math.sqrt(weights.variance if variance == "fixed_small" else weights.beta) * draw(x)
     return x
 
 
@@ -58,7 +76,7 @@ def ddim(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw, *,
         x0, eps = denoise(x, cur)
         if rederive:
             eps = noise_of(x0, x, cur)
-        variance = eta**2 * (nxt.sigma / cur.sigma) ** 2 * _added_variance(cur, nxt)
+        variance = eta**2 * posterior(cur, nxt).variance
         x = nxt.alpha * x0 + math.sqrt(max(nxt.sigma**2 - variance, 0.0)) * eps
         if variance > 0:
             x = x + math.sqrt(variance) * draw(x)
@@ -70,8 +88,8 @@ def heun(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw) -> T
     """Heun's second-order method (Karras et al. 2022, algorithm 1); two evaluations a step, one in the last.
 
     The probability-flow ODE has two equal forms, with x = alpha y = sigma z: dy / d(sigma / alpha) = eps and
-    dz / d(alpha / sigma) = x0. Each step takes the one whose variable is small, so that pure noise (alpha = 0) is an
-    ordinary point.
+    dz / d(alpha / sigma) = x0. Each step takes the one whose variable is small, so that pure noise (alpha =
+    0) is an ordinary point.
     """
     for cur, nxt in pairwise(levels):
         x0 = denoise(x, cur).x0
@@ -128,16 +146,6 @@ def evaluations(name: str, steps: int, **options) -> int:
     levels = [Level(math.cos(angle), math.sin(angle), angle) for angle in angles]
     SAMPLERS.bind({"name": name, **options})(count, torch.zeros(()), levels, torch.zeros_like)
     return calls
-
-
-def _scale(cur: Level, nxt: Level) -> float:
-    """What the forward step from nxt to cur multiplies the signal by."""
-    return cur.alpha / nxt.alpha
-
-
-def _added_variance(cur: Level, nxt: Level) -> float:
-    """Variance that the forward step from nxt to cur adds: the beta of a variance-preserving schedule."""
-    return max(cur.sigma**2 - (_scale(cur, nxt) * nxt.sigma) ** 2, 0.0)
 
 
 def _toward(x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:

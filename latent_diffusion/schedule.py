@@ -1,10 +1,14 @@
 """Noise schedules: how much signal and how much noise each level holds, in training and in sampling.
 
-A level is x_t = alpha * x0 + sigma * noise. Discrete schedules (the tables of DDPM and PVDM) label it with an index,
-0 (clean) .. steps-1 (noisy) and -1 for no noise at all; continuous ones with a t in [0, 1]. The label is what the
-network is fed. `shift` multiplies every sigma / alpha: a latent with more positions needs more noise to lose the same
-detail (Hoogeboom et al. 2023, eq. 3, where shift = size / 64; for flow it is t' = s t / (1 + (s - 1) t), Esser et al.
-2024, eq. 23).
+A level is x_t = alpha * x0 + sigma * noise. Discrete schedules (the tables of DDPM and PVDM) label it with an
+index, 0 (clean) .. steps - 1 (noisy), and -1 for no noise at all; continuous ones with a t in [0, 1]. The
+label is what the network is fed.
+
+`shift` multiplies every sigma / alpha (log-SNR - 2 log shift): a latent with more positions needs more noise
+to lose the same detail (Hoogeboom et al. 2023, sec. 3.1, shift = size / 64). A table is made noisier by it.
+In continuous schedules, where t already names a noise level, it moves the levels that are trained and
+sampled: t' = s t / (1 + (s - 1) t) for flow (Esser et al. 2024, sec. 5.3.2), tan(pi t' / 2) = s tan(pi t / 2)
+for cosine.
 """
 
 import math
@@ -19,8 +23,8 @@ from torch import Tensor
 BETAS = {"sqrt_linear": (0.0015, 0.0195), "linear": (1e-4, 0.02)}  # discrete schedules: first and last beta
 NAMES = (*BETAS, "cosine", "flow")
 SPACINGS = ("uniform", "trailing", "karras", "logsnr")
-COSINE_END = 2 / math.pi * math.atan(math.exp(5))  # where the cosine stops that keeps some signal: log-SNR -10
-RATIO_RANGE = (0.002, 80.0)  # sigma / alpha that karras and logsnr cover when the schedule itself has no bounds
+COSINE_END = 2 / math.pi * math.atan(math.exp(5))  # last t of the cosine that keeps some signal: log-SNR -10
+RATIO_RANGE = (0.002, 80.0)  # sigma / alpha that karras and logsnr cover where the schedule has no bounds
 KARRAS_RHO = 7.0  # Karras et al. 2022, eq. 5
 
 
@@ -36,14 +40,14 @@ class Level(NamedTuple):
 class ScheduleConfig:
     """Which schedule; a key that the named schedule does not read must stay None."""
 
-    name: str = "cosine"                      # sqrt_linear | linear | cosine | flow
-    shift: float = 1.0                        # multiplies sigma / alpha everywhere
-    zero_terminal_snr: bool | None = None     # alpha = 0 at the last level; None = yes for cosine, no for discrete
-    steps: int | None = None                  # discrete: number of levels; None = 1000
-    start: float | None = None                # discrete: first beta; None = 0.0015 (sqrt_linear), 0.0001 (linear)
-    end: float | None = None                  # discrete: last beta; None = 0.0195 (sqrt_linear), 0.02 (linear)
-    logit_mean: float | None = None           # flow: training times are sigmoid(mean + std * normal); None = 0
-    logit_std: float | None = None            # None = 1
+    name: str = "cosine"                   # sqrt_linear | linear | cosine | flow
+    shift: float = 1.0                     # multiplies sigma / alpha everywhere
+    zero_terminal_snr: bool | None = None  # alpha = 0 at the noisiest level; None: not for discrete schedules
+    steps: int | None = None               # discrete: number of levels, 1000
+    start: float | None = None             # discrete: first beta, 0.0015 (sqrt_linear) or 0.0001 (linear)
+    end: float | None = None               # discrete: last beta, 0.0195 (sqrt_linear) or 0.02 (linear)
+    logit_mean: float | None = None        # flow: training times are sigmoid(mean + std * normal), 0
+    logit_std: float | None = None         # 1
 
     def __post_init__(self):
         if self.name not in NAMES:
@@ -53,10 +57,12 @@ class ScheduleConfig:
         unread = ("logit_mean", "logit_std") if self.name != "flow" else ()
         unread += ("steps", "start", "end") if not self.discrete else ()
         for key in unread:
-            if getattr(self, key) is not None:
-                raise ValueError(f"schedule.{key}={getattr(self, key)} is not read by {self.name!r}; leave it out")
+            value = getattr(self, key)
+            if value is not None:
+                raise ValueError(f"schedule.{key}={value} is not read by {self.name!r}; leave it out")
         if self.name == "flow" and self.zero_terminal_snr is False:
-            raise ValueError("schedule.zero_terminal_snr=False is not possible with 'flow', which ends in pure noise")
+            raise ValueError("schedule.zero_terminal_snr=False does not fit 'flow', which ends in noise; "
+                             "leave it out")
         if self.logit_std is not None and self.logit_std <= 0:
             raise ValueError(f"schedule.logit_std must be positive, got {self.logit_std}")
         if self.discrete:
@@ -120,7 +126,7 @@ def clean_level(cfg: ScheduleConfig) -> Level:
 
 
 def training_level(cfg: ScheduleConfig, u: Tensor) -> Level:
-    """The level to train each sample at, from u uniform in (0, 1) (any shape): the inverse CDF of training times."""
+    """The level to train each sample at, by the inverse CDF of training times, from u uniform in (0, 1)."""
     u = u.clamp(0.0, 1.0)
     t = u.double()
     if cfg.discrete:
@@ -139,11 +145,12 @@ def sampling_levels(cfg: ScheduleConfig, steps: int | str, spacing: str = "unifo
     """Levels from noisy to clean, steps + 1 of them, the last noiseless.
 
     Args:
-        steps: number of steps; or, as in guided diffusion's respacing, "10,20,30" (that many in each equal part of
-            the schedule, the cleanest part first) or "ddim50" (every k-th index from 0; discrete schedules only).
-        spacing: "uniform" in t (discrete: integers of linspace(-1, last, steps + 1), as PVDM); "trailing" (the same
-            rounded, Lin et al. 2023); "karras" and "logsnr" by noise-to-signal ratio, with labels between the
-            table's indices where the schedule is discrete.
+        steps: number of steps; or, as in guided diffusion's respacing, "10,20,30" (that many in each equal
+            part of the schedule, the cleanest first) or "ddim50" (every k-th index from 0; discrete only).
+        spacing: "uniform" in t (discrete: integers of linspace(-1, last, steps + 1), as PVDM); "trailing"
+        (the
+            same rounded, Lin et al. 2023); "karras" and "logsnr" by noise-to-signal ratio, with labels
+            between the table's indices where the schedule is discrete.
     """
     if spacing not in SPACINGS:
         raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
@@ -154,7 +161,7 @@ def sampling_levels(cfg: ScheduleConfig, steps: int | str, spacing: str = "unifo
             return [*_levels_by_ratio(cfg, count, spacing), clean_level(cfg)]
         times = _index_times(cfg, count, spacing) if cfg.discrete else _section_times(cfg, [count])
     elif spacing != "uniform":
-        raise ValueError(f"steps={steps!r} with spacing {spacing!r}: a spacing needs a plain number of steps, 1 or more")
+        raise ValueError(f"steps={steps!r} with spacing {spacing!r} needs a plain number of steps, 1 or more")
     else:
         times = _respaced_times(cfg, text)
     return [level_at(cfg, t) for t in times] + [clean_level(cfg)]
@@ -187,7 +194,7 @@ def _table(cfg: ScheduleConfig) -> Tensor:
     else:
         betas = torch.linspace(first, last, cfg.size, dtype=torch.float64)
     alpha = torch.cumprod(1 - betas, 0).sqrt()
-    if cfg.ends_in_noise:  # Lin et al. 2023, algorithm 1: shift the last to 0, then stretch the first back to where it was
+    if cfg.ends_in_noise:  # Lin et al. 2023, algorithm 1: move the last to 0, stretch the first back in place
         alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     sigma = (1 - alpha**2).sqrt()
     norm = (alpha**2 + (cfg.shift * sigma) ** 2).sqrt()
@@ -197,11 +204,13 @@ def _table(cfg: ScheduleConfig) -> Tensor:
 
 def _index_times(cfg: ScheduleConfig, steps: int, spacing: str) -> list[int]:
     if steps > cfg.size:
-        raise ValueError(f"{steps} steps do not fit schedule {cfg.name!r} of {cfg.size} levels; use at most {cfg.size}")
-    # float32 before truncation: the same indices as the published PVDM code for every number of steps
-    grid = torch.linspace(-1, cfg.size - 1, steps + 1, dtype=torch.float32 if spacing == "uniform" else torch.float64)
-    times = (grid if spacing == "uniform" else grid.round()).int().tolist()
-    return times[:0:-1]
+        raise ValueError(f"{steps} steps do not fit the {cfg.size} levels of schedule {cfg.name!r}; "
+                         f"use at most {cfg.size}")
+    if spacing == "trailing":
+        grid = torch.linspace(-1, cfg.size - 1, steps + 1, dtype=torch.float64).round()
+    else:  # float32 and truncated: the indices of the published PVDM code for every number of steps
+        grid = torch.linspace(-1, cfg.size - 1, steps + 1, dtype=torch.float32)
+    return grid.int().tolist()[:0:-1]
 
 
 def _section_times(cfg: ScheduleConfig, counts: list[int]) -> list[float]:
@@ -215,14 +224,14 @@ def _respaced_times(cfg: ScheduleConfig, text: str) -> list[float]:
     """Times for "ddim50" and "10,20,30" (Nichol & Dhariwal 2021, `space_timesteps`)."""
     if text.startswith("ddim") and text[4:].isdecimal():
         if not cfg.discrete:
-            raise ValueError(f"steps={text!r} needs a discrete schedule, and {cfg.name!r} is not; use steps={text[4:]}")
+            raise ValueError(f"steps={text!r} needs a discrete schedule, not {cfg.name!r}; use {text[4:]}")
         for stride in range(1, cfg.size + 1):
             if len(range(0, cfg.size, stride)) == int(text[4:]):
                 return list(range(0, cfg.size, stride))[::-1]
-        raise ValueError(f"steps={text!r}: no stride cuts {cfg.size} levels into {text[4:]}; use a divisor of {cfg.size}")
+        raise ValueError(f"steps={text!r}: no stride cuts {cfg.size} levels into {text[4:]}; use a divisor")
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"steps={text!r} is not a number of steps; use 50, or 10,20,30 by sections, or ddim50")
+        raise ValueError(f"steps={text!r} is no number of steps; use 50, or 10,20,30 by sections, or ddim50")
     counts = [int(part) for part in parts]
     return _section_indices(cfg, counts)[::-1] if cfg.discrete else _section_times(cfg, counts)
 
@@ -232,7 +241,8 @@ def _section_indices(cfg: ScheduleConfig, counts: list[int]) -> list[int]:
     for part, count in enumerate(counts):
         size = cfg.size // len(counts) + (part < cfg.size % len(counts))
         if count > size:
-            raise ValueError(f"steps={','.join(map(str, counts))}: section {part + 1} has {size} levels, not {count}")
+            wanted = ",".join(map(str, counts))
+            raise ValueError(f"steps={wanted}: section {part + 1} has {size} levels, too few for {count}")
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
         taken += [start + round(i * stride) for i in range(count)]
         start += size
@@ -240,7 +250,7 @@ def _section_indices(cfg: ScheduleConfig, counts: list[int]) -> list[int]:
 
 
 def _levels_by_ratio(cfg: ScheduleConfig, steps: int, spacing: str) -> Iterator[Level]:
-    """Noisy to clean by sigma / alpha; pure noise, whose ratio is infinite, comes first where the schedule has it."""
+    """Noisy to clean by sigma / alpha; pure noise, whose ratio is infinite, is first where there is any."""
     if cfg.discrete:
         alpha, sigma = _table(cfg)[:, [1, -2 if cfg.ends_in_noise else -1]]
         low, high = (sigma / alpha).tolist()
@@ -261,7 +271,7 @@ def _levels_by_ratio(cfg: ScheduleConfig, steps: int, spacing: str) -> Iterator[
 
 
 def _level_of_ratio(cfg: ScheduleConfig, ratio: float) -> Level:
-    """The level with this sigma / alpha; on a table the label lies between two indices, linear in log ratio."""
+    """The level with this sigma / alpha; the label may lie between two indices of a table (by log ratio)."""
     if cfg.name == "flow":
         return Level(1 / (1 + ratio), ratio / (1 + ratio), ratio / (1 + ratio))
     angle = math.atan(ratio)

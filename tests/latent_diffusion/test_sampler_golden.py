@@ -8,7 +8,7 @@ import torch
 
 from latent_diffusion.guidance import clamp_x0, classifier_free
 from latent_diffusion.process import to_denoised
-from latent_diffusion.samplers import ddim
+from latent_diffusion.samplers import ddim, posterior
 from latent_diffusion.schedule import ScheduleConfig, level_at, sampling_levels
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "pvdm_sampler.npz")
@@ -44,13 +44,9 @@ def test_levels_are_those_of_pvdm():
 
 
 def test_posterior_is_that_of_pvdm():
-    # the ancestral step from t to t - 1: x0 and x are weighted by the two coefficients, noise by the variance
-    from latent_diffusion.samplers import _added_variance, _scale
     for t in (1, 2, 500, 999):
-        cur, nxt = level_at(PVDM, t), level_at(PVDM, t - 1)
-        step = _added_variance(cur, nxt)
-        np.testing.assert_allclose(step, GOLDEN["betas"][t], rtol=1e-5)
-        np.testing.assert_allclose(nxt.alpha * step / cur.sigma**2, GOLDEN["posterior_mean_coef1"][t], rtol=1e-4)
-        np.testing.assert_allclose(_scale(cur, nxt) * (nxt.sigma / cur.sigma) ** 2,
-                                   GOLDEN["posterior_mean_coef2"][t], rtol=1e-4)
-        np.testing.assert_allclose((nxt.sigma / cur.sigma) ** 2 * step, GOLDEN["posterior_variance"][t], rtol=1e-4)
+        step = posterior(level_at(PVDM, t), level_at(PVDM, t - 1))
+        np.testing.assert_allclose(step.x0, GOLDEN["posterior_mean_coef1"][t], rtol=1e-4)
+        np.testing.assert_allclose(step.x, GOLDEN["posterior_mean_coef2"][t], rtol=1e-4)
+        np.testing.assert_allclose(step.variance, GOLDEN["posterior_variance"][t], rtol=1e-4)
+        np.testing.assert_allclose(step.beta, GOLDEN["betas"][t], rtol=1e-4)
