@@ -1,0 +1,101 @@
+"""Find the videos of a folder, whatever its layout: files, frame folders, flat or nested, in natural order."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from natsort import natsort_keygen
+
+from tools.video import IMAGES, VIDEOS, num_frames, read_video
+
+_natural = natsort_keygen()
+
+
+def natural(path: Path) -> tuple:
+    """Sort key of a path: folder by folder, frame2 before frame10."""
+    return tuple(_natural(part) for part in path.parts)
+
+
+def find_videos(root: str | os.PathLike, ignore: Iterable[str] = ()) -> list[Path]:
+    """List video files and frame folders at or below `root`, in natural order.
+
+    A folder that holds images directly is one video, unless it holds video files too (then the images are
+    thumbnails). Hidden entries are passed over, links are followed once.
+
+    Args:
+        root: a folder, or a single file.
+        ignore: names of folders to pass over.
+    """
+    root = Path(root)
+    if root.is_file():
+        return [root] if root.suffix.lower() in VIDEOS | IMAGES else []
+    ignore, found, seen = set(ignore), [], set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [f for f in folders if not f.startswith((".", "__")) and f not in ignore]
+        kinds = {name: os.path.splitext(name)[1].lower() for name in files if not name.startswith(".")}
+        videos = [Path(folder, name) for name, kind in kinds.items() if kind in VIDEOS]
+        found += videos
+        if not videos and any(kind in IMAGES for kind in kinds.values()):
+            found.append(Path(folder))
+    return sorted(found, key=natural)
+
+
+def describe(root: Path, limit: int = 5) -> str:
+    """Say in a few words what a folder holds, for an error message."""
+    if not root.exists():
+        return "no such folder"
+    if root.is_file():
+        return f"a file of kind '{root.suffix}'"
+    entries = sorted((e.name + "/" * e.is_dir() for e in os.scandir(root)), key=_natural)
+    more = f" and {len(entries) - limit} more" if len(entries) > limit else ""
+    return f"found {', '.join(entries[:limit])}{more}" if entries else "an empty folder"
+
+
+class FileSource:
+    """Videos that are files or frame folders; what most datasets need is only the list of them.
+
+    Args:
+        paths: one path a video.
+        root: the folder they are named relative to, where stems alone would not tell them apart.
+        notes: remarks for the log, such as how many listed videos are absent.
+    """
+
+    def __init__(self, paths: Sequence[Path], root: Path, notes: Sequence[str] = ()):
+        self.paths = list(paths)
+        self.notes = list(notes)
+        self._names = _names(self.paths, root)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def num_frames(self, i: int) -> int:
+        """Count the frames of video i; cached, since it reads the file."""
+        return num_frames(self.paths[i])
+
+    def read(self, i: int, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
+        """Read frames of video i -> uint8 t h w c; see tools.video.read_video."""
+        return read_video(self.paths[i], start, stop, step)
+
+    def name(self, i: int) -> str:
+        """Return a name of video i that no other has and that is good as a file name."""
+        return self._names[i]
+
+
+def _names(paths: Sequence[Path], root: Path) -> list[str]:
+    stems = [p.name if p.is_dir() else p.stem for p in paths]
+    counts = Counter(stems)
+    if max(counts.values(), default=0) <= 1:
+        return stems
+    relative = [p.relative_to(root) if p.is_relative_to(root) else p for p in paths]
+    names = ["_".join(r.parts if p.is_dir() else (*r.parent.parts, r.stem)) for p, r in zip(paths, relative)]
+    counts = Counter(names)  # a.mp4 beside a.avi
+    return [name if counts[name] == 1 else f"{name}{p.suffix.replace('.', '_')}" for p, name in zip(paths, names)]

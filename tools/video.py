@@ -1,0 +1,201 @@
+"""Video in memory and on disk: the only uint8 <-> float conversion, resizing, and one reader for all files.
+
+`frames` are uint8 (t h w c, or b t h w c in a batch), `clip` is float32 b c t h w in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyspng
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from natsort import natsorted
+from PIL import Image
+from torch import Tensor
+
+from tools.container import CONTAINERS, file_index, read_container
+from tools.writers import grid_frames, strip, write_gif, write_mp4, write_png
+
+__all__ = ["IMAGES", "VIDEOS", "frame_files", "grid_frames", "num_frames", "read_video", "resize_crop", "strip",
+           "to_clip", "to_frames", "write_gif", "write_mp4", "write_png"]
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+VIDEOS = CONTAINERS | {".npy", ".npz"}
+_NPZ_KEYS = ("frames", "video", "image", "arr_0")  # tried in this order where an npz holds several arrays
+
+
+def to_clip(frames: Tensor | np.ndarray) -> Tensor:
+    """Convert uint8 b t h w c to float32 b c t h w in [-1, 1]."""
+    frames = torch.as_tensor(frames)
+    assert frames.dtype == torch.uint8, f"frames are uint8, got {frames.dtype}"
+    return rearrange(frames, "b t h w c -> b c t h w").to(torch.float32, memory_format=torch.contiguous_format) \
+        .div_(127.5).sub_(1)
+
+
+def to_frames(clip: Tensor) -> Tensor:
+    """Convert float b c t h w in [-1, 1] to uint8 b t h w c: clamped, and rounded (truncation would darken)."""
+    levels = (clip.detach().float() + 1).mul_(127.5).clamp_(0, 255).round_()
+    return rearrange(levels, "b c t h w -> b t h w c").to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+def resize_crop(frames: np.ndarray, size: tuple[int, int], mode: str = "crop") -> np.ndarray:
+    """Bring uint8 t h w c to the given (height, width) with an antialiased bilinear filter.
+
+    Args:
+        frames: uint8 t h w c; returned as it is where it has that size already.
+        size: target height and width.
+        mode: "crop" scales until the target is covered and cuts the centre; "stretch" ignores the aspect.
+    """
+    if mode not in ("crop", "stretch"):
+        raise ValueError(f'resize mode must be "crop" or "stretch", got "{mode}"')
+    height, width = frames.shape[1:3]
+    if (height, width) == tuple(size):
+        return frames
+    scaled = tuple(size)
+    if mode == "crop":
+        scale = max(size[0] / height, size[1] / width)
+        scaled = max(size[0], round(height * scale)), max(size[1], round(width * scale))
+    if scaled != (height, width):
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # t c h w, channels last
+        pixels = F.interpolate(pixels, scaled, mode="bilinear", align_corners=False, antialias=True)
+        frames = pixels.permute(0, 2, 3, 1).numpy()
+    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
+    return np.ascontiguousarray(frames[:, top:top + size[0], left:left + size[1]])
+
+
+def num_frames(path: str | os.PathLike) -> int:
+    """Count the frames of anything that read_video reads, decoding as little as is needed to be exact."""
+    path = _existing(path)
+    if path.is_dir():
+        return len(frame_files(path))
+    suffix = path.suffix.lower()
+    if suffix in IMAGES:
+        return 1
+    if suffix in (".npy", ".npz"):
+        return len(_array(path))
+    _check_suffix(path)
+    return file_index(path).count
+
+
+def read_video(path: str | os.PathLike, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
+    """Read frames start, start + step, ... below stop -> uint8 t h w c.
+
+    Args:
+        path: a video file (mp4, avi, mkv, mov, webm, gif, ...), an array (npy, npz; uint8 t h w c), an image
+            (one frame), or a folder of images in natural order (frame2 before frame10).
+        start: first frame.
+        stop: end, exclusive; None reads to the last frame.
+        step: distance of the frames read.
+
+    Raises:
+        ValueError: the file is missing, damaged or of no known kind, or has not that many frames.
+    """
+    path = _existing(path)
+    count = num_frames(path)
+    stop = count if stop is None else stop
+    if not (0 <= start < stop <= count and step >= 1):
+        raise ValueError(f"{path}: has {count} frames, got start={start} stop={stop} step={step}; "
+                         f"ask for 0 <= start < stop <= {count} and step >= 1")
+    wanted = range(start, stop, step)
+    if path.is_dir():
+        return _read_images([path / name for name in frame_files(path)[start:stop:step]])
+    suffix = path.suffix.lower()
+    if suffix in IMAGES:
+        return _read_images([path])
+    if suffix in (".npy", ".npz"):
+        return _checked_array(path, _array(path)[start:stop:step])
+    return read_container(path, wanted)
+
+
+def frame_files(folder: str | os.PathLike) -> tuple[str, ...]:
+    """List the images of a frame folder in natural order; ValueError if there is none."""
+    return _frame_files(os.fspath(folder), os.stat(folder).st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 16)
+def _frame_files(folder: str, mtime: int) -> tuple[str, ...]:
+    names = [name for name in os.listdir(folder)
+             if os.path.splitext(name)[1].lower() in IMAGES and not name.startswith(".")]
+    if not names:
+        raise ValueError(f"{folder}: holds no image; a frame folder holds files such as frame00000.png")
+    return tuple(natsorted(names))
+
+
+def _existing(path: str | os.PathLike) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no such video file or frame folder; check the path")
+    return path
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in CONTAINERS:
+        raise ValueError(f'{path}: a file of unknown kind "{path.suffix}"; wanted a frame folder or one of '
+                         f"{' '.join(sorted(VIDEOS | IMAGES))}")
+
+
+def _read_images(paths: list[Path]) -> np.ndarray:  # t h w 3
+    frames = []
+    for path in paths:
+        frames.append(_read_image(path))
+        if frames[-1].shape != frames[0].shape:
+            raise ValueError(f"{path}: {_size(frames[-1])} pixels, but {paths[0].name} has {_size(frames[0])}; "
+                             f"the frames of one folder must have one size")
+    return np.stack(frames)
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def _read_image(path: Path) -> np.ndarray:  # h w 3
+    try:
+        if path.suffix.lower() == ".png":  # several times faster than PIL
+            image = pyspng.load(path.read_bytes())
+            if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] >= 3:
+                return image[..., :3]
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, RuntimeError, SyntaxError) as error:  # what decoders raise for broken files
+        raise ValueError(f"{path}: damaged image ({error}); replace or remove it, "
+                         f"or skip such videos with data.on_error=skip") from None
+
+
+def _array(path: Path) -> np.ndarray:
+    """Open the array of an npy (memory-mapped: a slice reads only itself) or npz file."""
+    try:
+        opened = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(opened, np.ndarray):
+            array = opened
+        else:
+            with opened:
+                array = opened[_npz_key(path, opened.files)]
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: damaged or not an array ({error}); replace or remove it, "
+                         f"or skip such files with data.on_error=skip") from None
+    if array.ndim != 4 or array.shape[-1] not in (1, 3, 4) or not len(array):
+        raise ValueError(f"{path}: an array of shape {array.shape}; wanted t h w c with 1, 3 or 4 channels last")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{path}: an array of {array.dtype}; wanted uint8 0..255, "
+                         f"so convert it first (its range cannot be guessed)")
+    return array
+
+
+def _npz_key(path: Path, keys: list[str]) -> str:
+    key = next((k for k in _NPZ_KEYS if k in keys), keys[0] if len(keys) == 1 else None)
+    if key is None:
+        raise ValueError(f"{path}: holds the arrays {keys}; name the video one of {', '.join(_NPZ_KEYS)}")
+    return key
+
+
+def _checked_array(path: Path, array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
+        raise ValueError(f"{path}: values {array.min()}..{array.max()}; wanted uint8 0..255")
+    return np.array(array[..., :3] if array.shape[-1] == 4 else array, dtype=np.uint8)
