@@ -15,7 +15,8 @@ def test_seed_is_stable_between_processes():
 
 
 def test_different_keys_give_different_seeds():
-    paths = [(1,), (-1,), (1, 1), (1, 11), (11, 1), (1, "1"), (1, "a", "b"), (1, "a/b"), (1, "a"), (1, "a", 0)]
+    paths = [(1,), (-1,), (1, 1), (1, 11), (11, 1), (1, "1"),
+             (1, "a", "b"), (1, "a/b"), (1, "a"), (1, "a", 0)]
     seeds = {rng.seed_of(*p) for p in paths}
     assert len(seeds) == len(paths) and all(0 <= s < 2**63 for s in seeds)
 

@@ -1,0 +1,170 @@
+"""The one checkpoint format: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FORMAT = "triplane-video/1"
+STEP_FILE = re.compile(r"step-(\d{8,})\.pt")
+PLAIN = {type(None), bool, int, float, str, bytes, torch.Size, torch.dtype}
+
+
+def save(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Write `payload` (tensors and plain values) so that a reader sees the old file or the whole new one.
+
+    A kill at any moment leaves at most a `*.tmp` file beside it, which every reader ignores.
+    """
+    path = Path(path)
+    payload = {"format": FORMAT, **payload}
+    _assert_plain(payload, path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # a full disk must not stay full of half a file
+
+
+def _assert_plain(value: Any, where: str) -> None:
+    """What load() would refuse must fail when it is written, not when the run is resumed."""
+    if isinstance(value, dict):
+        assert type(value) in (dict, OrderedDict), f"{where} is a {type(value)}"
+        for key, item in value.items():
+            assert type(key) in PLAIN, f"{where} has the key {key!r} of type {type(key)}"
+            _assert_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for i, item in enumerate(value):
+            _assert_plain(item, f"{where}[{i}]")
+    else:
+        assert isinstance(value, Tensor) or type(value) in PLAIN, f"{where} is a {type(value)}"
+
+
+def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a file that save() wrote; anything else is a one-line ValueError with the file and the reason."""
+    payload = load_raw(path, map_location)
+    check_format(payload, path)
+    return payload
+
+
+def check_format(payload: Any, path: str | Path) -> None:
+    """Refuse what save() did not write, or another version of it did."""
+    if not isinstance(payload, dict) or "format" not in payload:
+        raise ValueError(f'{path} is no checkpoint of this project: it has no "format" entry, '
+                         f'wanted "{FORMAT}"; give a file of a run folder')
+    if payload["format"] != FORMAT:
+        raise ValueError(f'{path} has the format "{payload["format"]}", wanted "{FORMAT}"; '
+                         "read it with the version that wrote it")
+
+
+def load_raw(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
+    """Read a file of any origin (such as a released state dict) without running code from it."""
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(f"checkpoint {path} {what}; give the path of a checkpoint file")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code:
+            raise ValueError(f"{path} is refused: it holds {code[1]}, and reading that could run code; "
+                             "save it again as tensors and plain values") from error
+        raise ValueError(_damaged(path, error)) from error
+    except (EOFError, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # what torch raises for a damaged file depends on where the damage is
+        raise ValueError(_damaged(path, error)) from error
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [""])[0][:120]
+    return (f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint: "
+            f"{type(error).__name__} {reason}; copy it again, or remove it to use an older one")
+
+
+def load_strict(net: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Load a state dict whose names and shapes must all agree with the net's.
+
+    Args:
+        what: names the source in the error, such as the file it came from.
+    """
+    own = net.state_dict()
+    problems = {
+        "missing": [k for k in own if k not in state],
+        "unexpected": [k for k in state if k not in own],
+        "of another shape": [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in own
+                             if k in state and state[k].shape != own[k].shape],
+    }
+    if any(problems.values()):
+        text = "; ".join(f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+                         for kind, names in problems.items() if names)
+        raise ValueError(f"{what} does not fit {type(net).__name__}: {text}; "
+                         "use the configuration that the weights were trained with")
+    net.load_state_dict(state)
+
+
+def file_hash(path: str | Path) -> str:
+    """Return the sha256 of a file as hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def state_hash(state: Mapping[str, Tensor]) -> str:
+    """Return twelve hex digits that tell two state dicts apart; the order of the names does not matter."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
+
+
+def step_path(folder: str | Path, step: int) -> Path:
+    """Return the file of the training checkpoint after `step` updates."""
+    return Path(folder) / f"step-{step:08d}.pt"
+
+
+def steps(folder: str | Path) -> list[tuple[int, Path]]:
+    """Return (step, file) of the training checkpoints in a folder, oldest first."""
+    found = ((STEP_FILE.fullmatch(p.name), p) for p in Path(folder).glob("step-*.pt"))
+    return sorted((int(match[1]), p) for match, p in found if match)
+
+
+def latest(folder: str | Path) -> Path | None:
+    """Return the newest whole training checkpoint of a folder, or None; a torn one is passed by, and told."""
+    for _, path in reversed(steps(folder)):
+        if zipfile.is_zipfile(path):  # the directory of a zip file is its end
+            return path
+        warnings.warn(f"{path} is torn, an older checkpoint is used", stacklevel=2)
+    return None
+
+
+def prune(folder: str | Path, keep: int) -> None:
+    """Remove all but the `keep` newest training checkpoints, and what a killed writer left."""
+    assert keep >= 1
+    for _, path in steps(folder)[:-keep]:
+        path.unlink()
+    for path in Path(folder).glob("*.tmp"):
+        path.unlink()

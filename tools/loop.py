@@ -1,0 +1,320 @@
+"""The one training loop: what happens at which step. Stages differ in train_step only."""
+
+import datetime
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tools import checkpoint, dist, plot, rng
+from tools.log import Run
+
+MicroBatches = list[dict[str, Tensor]]
+MakeBatches = Callable[[int, int], Iterator[MicroBatches]]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    steps: int = 100_000            # optimizer updates
+    batch_size: int = 8             # clips an update, over all processes
+    micro_batch: int | None = None  # clips in one forward of a process; None = all of its share
+    save_every: int = 1000          # a checkpoint each so many steps, and one at the end; 0 = only at the end
+    keep: int = 2                   # checkpoints kept
+    log_every: int = 50
+    validate_every: int = 1000      # and at the end; 0 = never
+    patience: int = 0               # stop after so many validations without a better one; 0 = never
+    sample_every: int = 0           # 0 = never
+    plot_every: int = 0             # 0 = never
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"loop.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("save_every", "validate_every", "patience", "sample_every", "plot_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loop.{name} must be 0 (off) or more, got {getattr(self, name)}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"loop.micro_batch must be at least 1, got {self.micro_batch}")
+
+
+class Stage(Protocol):
+    """What the loop asks of a training stage. `step` is the number of updates made before the call."""
+
+    best: tuple[str, str] | None  # the validation metric that picks model_best.pth, and "max" or "min"
+
+    def train_step(self, step: int, micro_batches: MicroBatches, total: int) -> Mapping[str, float | Tensor]:
+        """Make one update; `total` is the number of clips in it over all processes."""
+
+    def validate(self, step: int) -> Mapping[str, float]:
+        """Measure the net on held-out data, in one process."""
+
+    def sample(self, step: int, folder: Path) -> None:
+        """Write something to look at, in one process."""
+
+    def state(self) -> dict[str, Any]:
+        """Return all that continues the training, bit for bit: nets, averages, optimizers, regularisers."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from state(), in every process."""
+
+    def export(self, step: int, folder: Path, which: str) -> None:
+        """Write the model files of `which`, "last" or "best", to the run folder, in one process."""
+
+
+@dataclass
+class Best:
+    """The best validation so far."""
+    value: float | None = None
+    step: int = 0
+
+    def update(self, value: float, mode: str, step: int) -> bool:
+        """Take in a validation and tell whether it is better than all before."""
+        better = math.isfinite(value) and (
+            self.value is None or (value > self.value if mode == "max" else value < self.value))
+        if better:
+            self.value, self.step = value, step
+        return better
+
+
+class Window:
+    """Means of the metrics since the last log line; sums stay on the device, so that no step waits."""
+
+    def __init__(self, state: Mapping[str, tuple[float, float]] | None = None):
+        world = dist.world()  # a saved sum is over all processes
+        self.sums: dict[str, Any] = {name: total / world for name, (total, _) in (state or {}).items()}
+        self.counts = {name: count / world for name, (_, count) in (state or {}).items()}
+
+    def add(self, values: Mapping[str, float | Tensor]) -> None:
+        """Take in the metrics of one step."""
+        for name, value in values.items():
+            value = value.detach() if isinstance(value, Tensor) else float(value)
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def state(self) -> dict[str, tuple[float, float]]:
+        """Return name -> (sum, count) over all processes, which must all call this."""
+        if not self.sums:
+            return {}
+        names = sorted(self.sums)
+        device = next((v.device for v in self.sums.values() if isinstance(v, Tensor)), None)
+        sums = torch.stack([torch.as_tensor(self.sums[n], dtype=torch.float64, device=device) for n in names])
+        counts = torch.tensor([self.counts[n] for n in names], dtype=torch.float64, device=device)
+        totals, counts = dist.all_reduce_sum(torch.stack([sums, counts])).tolist()
+        return {name: (totals[i], counts[i]) for i, name in enumerate(names)}
+
+    def means(self) -> dict[str, float]:
+        """Return the means over steps and processes (all must call this), and start a new window."""
+        state = self.state()
+        self.sums, self.counts = {}, {}
+        return {name: total / count for name, (total, count) in state.items()}
+
+
+class Stop:
+    """Turns SIGTERM and ctrl-C into a request, answered between two steps; a second one is obeyed at once."""
+
+    def __init__(self):
+        self.signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error):
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _ask(self, signum, frame):
+        if self.signum is not None:
+            raise SystemExit(128 + signum)
+        self.signum = signum
+
+    def agreed(self) -> int | None:
+        """Return the signal if any process has received one: all stop after the same step."""
+        asked = dist.all_reduce_sum(float(self.signum is not None))
+        return (self.signum or signal.SIGTERM) if asked else None
+
+
+class Training:
+    """A stage somewhere between its first and its last step."""
+
+    def __init__(self, stage: Stage, run: Run, cfg: LoopConfig, seed: int):
+        self.stage, self.run, self.cfg, self.seed = stage, run, cfg, seed
+        self.step = 0           # updates made
+        self.inside = False     # an update is half made
+        self.due = False        # an update is made and not reported
+        self.best = Best()
+        self.window = Window()
+        self.clock = time.monotonic()
+        self.timed, self.waited = 0, 0.0  # steps and seconds of waiting for data since the last log line
+
+    def restore(self, resume: Path | None) -> None:
+        """Continue from the run's own last checkpoint, else from the file `resume`, else start."""
+        own = checkpoint.latest(self.run.checkpoints) if dist.is_main() else None
+        own, path = dist.broadcast_object((own is not None, own or resume))
+        if path is not None:
+            payload = checkpoint.load(path)
+            if "stage" not in payload:
+                raise ValueError(f"{path} is a model file, wanted a run's checkpoints/step-*.pt; "
+                                 "--init_from starts a new run from a model's weights")
+            self.stage.load_state(payload["stage"])
+            self.step = payload["step"]
+            if own:  # another run's best weights are in another folder
+                self.best, self.window = Best(*payload["best"]), Window(payload["window"])
+            self.run.log(f"continuing after step {self.step} from {path}")
+            self.due = own and payload["due"]
+        self.run.cut(self.step - self.due)
+        if self.due:  # the run was interrupted between this step and its report
+            self.report()
+            if self.finished():
+                self.save()
+
+    def finished(self) -> bool:
+        """Tell whether no step is left, or validation has not improved for too long."""
+        idle = self.cfg.patience * self.cfg.validate_every
+        return self.step >= self.cfg.steps or bool(
+            idle and self.best.value is not None and self.step - self.best.step >= idle)
+
+    def advance(self, batches: Iterator[MicroBatches]) -> None:
+        """Fetch the next batch and make one update."""
+        before = time.monotonic()
+        micro_batches = next(batches, None)
+        assert micro_batches is not None, f"the loader ended at step {self.step} of {self.cfg.steps}"
+        self.waited += time.monotonic() - before
+        rng.seed_torch(self.seed, "torch", self.step, dist.rank())
+        self.inside = True
+        self.window.add(self.stage.train_step(self.step, micro_batches, self.cfg.batch_size))
+        self.inside, self.due = False, True
+        self.step += 1
+        self.timed += 1
+
+    def report(self) -> None:
+        """Do what is due after this step, but for the checkpoint, which comes last."""
+        if self._due(self.cfg.log_every):
+            self.log()
+        if self._due(self.cfg.validate_every):
+            self.validate()
+        if self._due(self.cfg.sample_every):
+            self.alone("sample", lambda: self.stage.sample(self.step, _made(self.run.samples)))
+        if self._due(self.cfg.plot_every):
+            self.alone("plot", lambda: plot.plot(self.run.folder / "metrics.jsonl",
+                                                 self.run.samples / "curves.png"))
+        self.due = False
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and (self.step % every == 0 or self.finished())
+
+    def alone(self, what: str, call: Callable[[], Any]) -> Any:
+        """Run a call in the first process only and return its result in all; torch's generator is kept."""
+        result = None
+        if dist.is_main():
+            with rng.fork(self.seed, what, self.step):
+                result = call()
+        return dist.broadcast_object(result)
+
+    def log(self) -> None:
+        """Record the means since the last time."""
+        means = self.window.means()
+        now = time.monotonic()
+        seconds = max(now - self.clock, 1e-9)
+        if self.timed:
+            means |= {"steps_per_second": self.timed / seconds, "waiting": self.waited / seconds}
+        self.run.metrics(self.step, {f"train/{name}": value for name, value in means.items()})
+        rest = (self.cfg.steps - self.step) * seconds / max(self.timed, 1)
+        left = datetime.timedelta(seconds=round(rest)) if self.timed else "?"
+        self.run.log(f"step {self.step}/{self.cfg.steps}  {_words(means)}  left {left}",
+                     echo=not self.run.bar_shown)
+        self.run.postfix(f"loss {means['loss']:.4g}" if "loss" in means else "")
+        self.clock, self.timed, self.waited = now, 0, 0.0
+
+    def validate(self) -> None:
+        """Measure the stage, and keep its weights if they are the best so far."""
+        values = self.alone("validate", lambda: dict(self.stage.validate(self.step)))
+        self.run.metrics(self.step, {f"validate/{name}": value for name, value in values.items()})
+        better = self.stage.best is not None and self.best.update(
+            values[self.stage.best[0]], self.stage.best[1], self.step)
+        if better and dist.is_main():
+            self.stage.export(self.step, self.run.folder, "best")
+        self.run.log(f"step {self.step}/{self.cfg.steps}  validation: {_words(values)}"
+                     f"{'  (best)' if better else ''}")
+
+    def save(self) -> None:
+        """Write the model files, then the checkpoint: what a checkpoint promises is there before it is."""
+        window = self.window.state()
+        state = self.stage.state()
+        if dist.is_main():
+            self.stage.export(self.step, self.run.folder, "last")
+            self.run.flush()
+            checkpoint.save(checkpoint.step_path(self.run.checkpoints, self.step), {
+                "kind": "training", "step": self.step, "stage": state, "window": window, "due": self.due,
+                "best": (self.best.value, self.best.step)})
+            checkpoint.prune(self.run.checkpoints, self.cfg.keep)
+        dist.barrier()
+
+    def leave(self, signum: int) -> None:
+        """Save and exit as a signal asks."""
+        name = signal.Signals(signum).name
+        if self.inside:
+            self.run.log(f"{name} inside of step {self.step}; run the same command to continue from the last "
+                         "checkpoint")
+        else:
+            self.save()
+            self.run.log(f"{name}: saved after step {self.step}; run the same command to continue")
+        self.run.close()
+        raise SystemExit(128 + signum)
+
+
+def train(stage: Stage, make_batches: MakeBatches, run: Run, cfg: LoopConfig, *, seed: int = 0,
+          resume: Path | None = None) -> None:
+    """Train a stage to its last step, from the run's own last checkpoint if it has one.
+
+    A run that is killed at any time and started again ends in the same weights, bit for bit: batches, random
+    numbers and rates are functions of the step, and a checkpoint holds all else.
+
+    Args:
+        make_batches: (start_step, stop_step) -> iterator over steps of this process's micro-batches.
+        resume: checkpoint to begin with where the run has none of its own.
+
+    Raises:
+        SystemExit: SIGTERM (143) or ctrl-C (130); a checkpoint was written.
+        FloatingPointError: from the stage, when a loss or gradient is not finite.
+    """
+    training = Training(stage, run, cfg, seed)
+    training.restore(resume)
+    if training.finished():
+        run.log(f"the run in {run.folder} is finished: {training.step} of {cfg.steps} steps; "
+                "raise --steps to go on")
+        return
+    with Stop() as stop, run.progress(cfg.steps, training.step) as bar:
+        batches = iter(make_batches(training.step, cfg.steps))
+        while not training.finished():
+            try:
+                training.advance(batches)
+            except RuntimeError:  # a signal to the whole process group kills the data workers too
+                if stop.signum is None or dist.world() > 1:
+                    raise
+                training.leave(stop.signum)
+            bar.update()
+            if signum := stop.agreed():
+                training.leave(signum)
+            training.report()
+            if training.finished() or (cfg.save_every and training.step % cfg.save_every == 0):
+                training.save()
+    run.log(f"finished after step {training.step}: {run.folder}")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _words(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
