@@ -1,5 +1,6 @@
 """The triplane autoencoder: clip (b c t h w, in [-1, 1]) <-> raw latent (b c n)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -35,7 +36,8 @@ class AutoencoderConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("channels", "frames", "patch", "latent_channels", "in_channels", "depth", "heads", "head_dim"):
+        for name in ("channels", "frames", "patch", "latent_channels", "in_channels", "depth", "heads",
+                     "head_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"autoencoder {name} must be at least 1, got {getattr(self, name)}")
         if any(side < self.patch or side % self.patch for side in self.size):
@@ -47,9 +49,10 @@ class AutoencoderConfig:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        sides = (self.resolution,) * 2 if isinstance(self.resolution, int) else tuple(self.resolution)
+        given = self.resolution
+        sides = tuple(given) if isinstance(given, Sequence) else (given, given)
         if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
-            raise ValueError(f"resolution must be a whole number or [height, width], got {self.resolution!r}")
+            raise ValueError(f"resolution must be a whole number or [height, width], got {given!r}")
         return sides
 
     @property
@@ -108,7 +111,7 @@ class TriplaneAutoencoder(nn.Module):
         dim, patch = config.channels, config.patch
 
         def trunk() -> SpaceTimeTransformer:
-            return SpaceTimeTransformer(shape.t, shape.h, shape.w, dim, depth=config.depth, heads=config.heads,
+            return SpaceTimeTransformer(shape, dim, depth=config.depth, heads=config.heads,
                                         head_dim=config.head_dim, paired=not released)
 
         def pool(length: int) -> Pool:
@@ -143,28 +146,33 @@ class TriplaneAutoencoder(nn.Module):
         check_clip(clip, self.config)
         p = self.config.patch
         x = self.embed(rearrange(clip, "b c t (h p) (w q) -> b t h w (p q c)", p=p, q=p))
-        return pack(self.project(self.encoder(x)))
+        # to(): under autocast the residual stream stays in the precision of the weights
+        return pack(self.project(self.encoder(x.to(self.embed.weight.dtype))))
 
     def project(self, volume: Tensor) -> Planes:
         """Pool each axis of a token volume (b t h w c) away in turn."""
-        b, t, h, w, _ = volume.shape
+        b, t, h, _, _ = volume.shape
         hw = self.pools["hw"](rearrange(volume, "b t h w c -> (b h w) t c"))
         tw = self.pools["tw"](rearrange(volume, "b t h w c -> (b t w) h c"))
         th = self.pools["th"](rearrange(volume, "b t h w c -> (b t h) w c"))
-        planes = Planes(rearrange(self.to_latent["hw"](hw), "(b h w) c -> b c h w", b=b, h=h),
-                        rearrange(self.to_latent["tw"](tw), "(b t w) c -> b c t w", b=b, t=t),
-                        rearrange(self.to_latent["th"](th), "(b t h) c -> b c t h", b=b, t=t))
-        return Planes(*(plane.tanh() for plane in planes)) if self.config.tanh else planes
+        with torch.autocast(volume.device.type, enabled=False):
+            hw, tw, th = (self.to_latent[name](plane) for name, plane in zip(PLANES, (hw, tw, th)))
+        planes = (rearrange(hw, "(b h w) c -> b c h w", b=b, h=h),
+                  rearrange(tw, "(b t w) c -> b c t w", b=b, t=t),
+                  rearrange(th, "(b t h) c -> b c t h", b=b, t=t))
+        return Planes(*(plane.tanh() for plane in planes)) if self.config.tanh else Planes(*planes)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Raw latent (b c n) -> clip (b c t h w, in [-1, 1])."""
         volume = self.decoder(self.spread(unpack(latent, self.shape)))
-        frames = self.to_pixels(rearrange(volume, "b t h w c -> (b t) c h w"))
+        with torch.autocast(volume.device.type, enabled=False):  # bfloat16 steps are wider than a grey level
+            frames = self.to_pixels(rearrange(volume, "b t h w c -> (b t) c h w"))
         return rearrange(torch.tanh(frames / 2), "(b t) c h w -> b c t h w", t=self.shape.t)
 
     def spread(self, planes: Planes) -> Tensor:
         """Sum of the planes, each copied along the axis it lacks: token volume (b t h w c)."""
-        hw, tw, th = (self.from_latent[name](plane.movedim(1, -1)) for name, plane in zip(PLANES, planes))
+        with torch.autocast(planes.hw.device.type, enabled=False):
+            hw, tw, th = (self.from_latent[name](plane.movedim(1, -1)) for name, plane in zip(PLANES, planes))
         return hw[:, None] + tw[:, :, None] + th[:, :, :, None]
 
     def forward(self, clip: Tensor, noise: Tensor | None = None) -> Reconstruction:

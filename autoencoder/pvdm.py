@@ -1,8 +1,8 @@
 """Reads the released autoencoders of PVDM: their state dict, under their names, becomes a model of ours.
 
-What the released code does otherwise, and only models that are read here do too (option `released`):
-its plane `yt` keeps t and w (our `tw`), its `xt` keeps t and h (our `th`); it appends a learned token last but
-reads the output at position 0; and its frame rotary turns the two features of a pair by two angles.
+Two of its plane names lie: `yt` keeps t and w (our `tw`), `xt` keeps t and h (our `th`). Two habits of its
+code are kept for its weights only (option `released` of the model): a learned token is appended last but the
+output is read at position 0, and the frame rotary turns the two features of a pair by different angles.
 """
 
 import re
@@ -50,11 +50,11 @@ def released_key(key: str) -> str:
 
 
 def plain_state(state: Mapping) -> dict[str, Tensor]:
-    """A state dict without the wrappers it may be saved in: {"state_dict": ...}, {"model": ...}, "module." ."""
+    """A state dict without its wrappings: {"state_dict": ...}, {"model": ...}, "module." before the names."""
     for wrapper in ("state_dict", "model"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    return {re.sub(r"^(module\.)+", "", str(key)): value for key, value in state.items()}
+    return {re.sub(r"^(module\.)+", "", key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def is_pvdm_autoencoder(state: Mapping) -> bool:
@@ -76,12 +76,9 @@ def read_pvdm_autoencoder(state: Mapping) -> TriplaneAutoencoder:
                          f"(such as {', '.join(list(theirs)[:3])}); give a first-stage checkpoint of PVDM")
     net = build_autoencoder(pvdm_config(theirs))
     names = {ours: released_key(ours) for ours in net.state_dict()}
-    tables = _tables(net)
+    tables = position_tables(net.config)
     _check_keys(theirs, {*names.values(), *tables})
-    for key, table in tables.items():
-        if theirs[key].shape != table.shape or not torch.allclose(theirs[key].float(), table.float(), atol=1e-4):
-            raise ValueError(f"PVDM autoencoder: {key} is not the published position table "
-                             f"({table.numel()} values from {table.flatten()[0]:.4g}); its weights need code that is not here")
+    _check_tables(theirs, tables)
     net.load_state_dict({ours: _fitted(theirs[name], value, name)
                          for (ours, value), name in zip(net.state_dict().items(), names.values())})
     return net.eval()
@@ -91,18 +88,29 @@ def pvdm_config(state: Mapping[str, Tensor]) -> AutoencoderConfig:
     """The sizes of a released autoencoder, read off the shapes of its (unwrapped) state dict."""
     def size(key: str, axis: int) -> int:
         if key not in state or state[key].ndim <= axis:
-            raise ValueError(f"PVDM autoencoder: {key} is missing or has no axis {axis}, so that its sizes are unknown")
+            raise ValueError(f"PVDM autoencoder: {key} is missing or has no axis {axis}, so its sizes are "
+                             "unknown; give a complete first-stage checkpoint")
         return state[key].shape[axis]
 
-    channels, patch = size(TO_PIXEL, 0), size(TO_PIXEL, 2)
-    head_dim = 2 * size(FRAME_ROTARY.format("encoder"), 0)
+    patch, head_dim = size(TO_PIXEL, 2), 2 * size(FRAME_ROTARY.format("encoder"), 0)
     t, h, w = (size(f"{THEIR_PLANES[plane]}_pos_embedding", 1) - 1 for plane in PLANES)  # each pools one axis
+    inner = size(TRUNK_QKV, 0) // 3
     return AutoencoderConfig(
-        arch="pvdm", channels=channels, frames=t, resolution=h * patch if h == w else [h * patch, w * patch],
-        patch=patch, latent_channels=size("pre_xy.weight", 0), in_channels=size(TO_PIXEL, 1),
-        depth=_depth(state, "encoder"), heads=size(TRUNK_QKV, 0) // (3 * head_dim), head_dim=head_dim, tanh=True,
+        arch="pvdm", channels=size(TO_PIXEL, 0), frames=t, patch=patch,
+        resolution=h * patch if h == w else [h * patch, w * patch],
+        latent_channels=size("pre_xy.weight", 0), in_channels=size(TO_PIXEL, 1),
+        depth=_depth(state, "encoder"), heads=inner // head_dim, head_dim=head_dim, tanh=True,
         options={"projection_depth": _depth(state, "xy_quant_attn"), "projection_heads": THEIR_HEADS,
                  "projection_mlp": size(POOL_MLP, 0), "released": True})
+
+
+def position_tables(config: AutoencoderConfig) -> dict[str, Tensor]:
+    """The buffers of the release under its names; nothing is learned in them, so they are only compared."""
+    tables = {"coords": torch.linspace(-1, 1, config.frames, dtype=torch.float64)[:, None]}
+    for trunk in ("encoder", "decoder"):
+        tables[FRAME_ROTARY.format(trunk)] = frame_frequencies(config.head_dim)
+        tables[GRID_ROTARY.format(trunk)] = grid_scales(config.head_dim)
+    return tables
 
 
 def _depth(state: Mapping[str, Tensor], stack: str) -> int:
@@ -110,27 +118,30 @@ def _depth(state: Mapping[str, Tensor], stack: str) -> int:
     return max(found, default=-1) + 1
 
 
-def _tables(net: TriplaneAutoencoder) -> dict[str, Tensor]:
-    """The buffers of the release, which hold no learned value: made by formula here, so only compared."""
-    dim = net.config.head_dim
-    tables = {"coords": torch.linspace(-1, 1, net.config.frames)[:, None]}
-    for trunk in ("encoder", "decoder"):
-        tables[FRAME_ROTARY.format(trunk)] = frame_frequencies(dim)
-        tables[GRID_ROTARY.format(trunk)] = grid_scales(dim)
-    return tables
-
-
 def _check_keys(state: Mapping[str, Tensor], wanted: set[str]) -> None:
     missing, unexpected = sorted(wanted - set(state)), sorted(set(state) - wanted)
     if missing or unexpected:
-        raise ValueError(f"PVDM autoencoder: {len(missing)} keys are missing ({', '.join(missing[:5]) or 'none'}) and "
-                         f"{len(unexpected)} unexpected ({', '.join(unexpected[:5]) or 'none'}); give a complete checkpoint")
+        raise ValueError(f"PVDM autoencoder: {_some(missing)} missing, {_some(unexpected)} unexpected; "
+                         "give a complete first-stage checkpoint")
+
+
+def _some(keys: list[str]) -> str:
+    return f"{len(keys)} keys" + (f" ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})" if keys else "")
+
+
+def _check_tables(state: Mapping[str, Tensor], tables: Mapping[str, Tensor]) -> None:
+    for key, table in tables.items():
+        given = state[key].to(table)
+        if given.shape != table.shape or not torch.allclose(given, table, rtol=0, atol=1e-4):
+            raise ValueError(f"PVDM autoencoder: {key} is not the position table {list(table.shape)} that the "
+                             "published code makes; weights trained with another one cannot be read")
 
 
 def _fitted(theirs: Tensor, ours: Tensor, name: str) -> Tensor:
-    """Their 1x1 convolutions are linear layers here: the same numbers without the two last axes."""
-    shape = theirs.shape[:2] if name.startswith(("pre_", "post_")) and theirs.shape[2:] == (1, 1) else theirs.shape
-    if shape != ours.shape:
-        raise ValueError(f"PVDM autoencoder: {name} has shape {list(theirs.shape)}, but the sizes of the other keys "
-                         f"make it {list(ours.shape)}")
-    return theirs.reshape(shape).float()
+    """A released tensor in our shape: 1x1 convolutions to and from the latent are linear layers here."""
+    is_conv = name.startswith(("pre_", "post_")) and theirs.shape[2:] == (1, 1)
+    fitted = theirs[..., 0, 0] if is_conv else theirs
+    if fitted.shape != ours.shape:
+        raise ValueError(f"PVDM autoencoder: {name} has shape {list(theirs.shape)}, but the other keys imply "
+                         f"{list(ours.shape)}; give an unmodified checkpoint")
+    return fitted

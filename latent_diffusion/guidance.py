@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from latent_diffusion.process import Denoised
@@ -37,9 +38,9 @@ def within(inside: Denoiser, outside: Denoiser, low: float = 0.0, high: float = 
     return denoise
 
 
-def clamp_x0(denoise: Denoiser, low: float, high: float) -> Denoiser:
+def clamp_x0(denoise: Denoiser, low: float | Tensor, high: float | Tensor) -> Denoiser:
     """Clamp the clean estimate, and leave the network's noise estimate as it is; goes around guidance."""
-    if not low < high:
+    if not bool(torch.as_tensor(low < high).all()):
         raise ValueError(f"clamp needs low < high, got {low} and {high}")
 
     def clamped(x: Tensor, level: Level) -> Denoised:

@@ -60,7 +60,7 @@ def wide(x: Tensor) -> Tensor:
 class Norm(nn.GroupNorm):
     """Group norm in float32 whatever autocast says.
 
-    32 groups as in PVDM, or gcd(32, channels) if 32 does not divide. Below 64 channels a group keeps 8 or more:
+    32 groups as in PVDM, or gcd(32, channels) if 32 does not divide. Below 64 channels a group has 8 or more:
     groups of one channel would erase every plane's mean, and all of a grid of one position.
     """
 

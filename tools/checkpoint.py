@@ -81,6 +81,8 @@ def load_raw(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(f"checkpoint {path} {what}; give the path of a checkpoint file")
     try:
+        if zipfile.is_zipfile(path):
+            _check_sums(path)
         return torch.load(path, map_location=map_location, weights_only=True)
     except torch.OutOfMemoryError:
         raise
@@ -90,9 +92,18 @@ def load_raw(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
             raise ValueError(f"{path} is refused: it holds {code[1]}, and reading that could run code; "
                              "save it again as tensors and plain values") from error
         raise ValueError(_damaged(path, error)) from error
-    except (EOFError, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError, ValueError, LookupError, TypeError,
+            AttributeError) as error:
         # what torch raises for a damaged file depends on where the damage is
         raise ValueError(_damaged(path, error)) from error
+
+
+def _check_sums(path: Path) -> None:
+    """Compare each part with its checksum: torch writes them, and does not look at them again."""
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    if bad is not None:
+        raise zipfile.BadZipFile(f"wrong checksum of {bad}")
 
 
 def _damaged(path: Path, error: Exception) -> str:

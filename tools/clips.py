@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -248,53 +248,59 @@ def _quiet(worker: int) -> None:
 
 
 def windows(source: VideoSource, frames: int, starts: Sequence[int] | None = None, count: int | None = None,
-            seed: int = 0, stride: int = 1) -> list[tuple[int, int]]:
+            seed: int = 0, *, stride: int = 1, on_error: str = "raise") -> list[tuple[int, int]]:
     """Choose the windows of a test: (video, start), the same on every machine.
 
     Args:
-        source: where the videos are; those too short for a window are listed in its `notes`.
+        source: where the videos are; those that are left out, most often as too short, are listed in its `notes`.
         frames: frames of a window.
         starts: take every video at each of these starts that fits, video by video.
-        count: without starts: so many windows, one a video in an order drawn by the seed, and then round again.
+        count: without starts: so many windows, one a video in an order drawn by the seed, and then round again;
+            None is one of every video.
         seed: of the drawing.
         stride: distance of neighbouring frames of a window in the video.
+        on_error: "skip" leaves out damaged videos too.
 
     Raises:
-        ValueError: no video is long enough.
+        ValueError: no video is long enough, or one is damaged.
     """
     need = (frames - 1) * stride + 1
-    short: list[str] = []
-    chosen = _fixed(source, need, starts, short) if starts else _drawn(source, need, count or len(source), seed, short)
-    if short:
-        text = f"{len(short)} of {len(source)} videos are shorter than {need} frames: {', '.join(short[:20])}"
-        if not chosen:
-            raise ValueError(f"{text}; ask for fewer --frames")
-        source.notes.append(f"{text}{' ...' if len(short) > 20 else ''}; they are left out")
-    return chosen
+    left_out: list[str] = []
 
-
-def _fixed(source, need, starts, short) -> list[tuple[int, int]]:
-    chosen = []
-    for video in range(len(source)):
-        length = source.num_frames(video)
-        fitting = [(video, start) for start in starts if start + need <= length]
-        if not fitting:
-            short.append(f"{source.name(video)} ({length})")
-        chosen += fitting
-    return chosen
-
-
-def _drawn(source, need, count, seed, short) -> list[tuple[int, int]]:
-    chosen: list[tuple[int, int]] = []
-    usable = [int(v) for v in numpy_rng(seed, "windows").permutation(len(source))]
-    while usable and len(chosen) < count:
-        for video in list(usable):
+    def room(video: int) -> int:  # the number of starts that fit; 0 is noted
+        try:
             length = source.num_frames(video)
-            if length < need:
-                short.append(f"{source.name(video)} ({length})")
-                usable.remove(video)
-                continue
-            if len(chosen) < count:
+        except ValueError:
+            if on_error == "raise":
+                raise
+            length = 0
+        if length < need:
+            left_out.append(f"{source.name(video)} ({length or 'damaged'})")
+        return max(0, length - need + 1)
+
+    if starts:
+        room_of = [room(video) for video in range(len(source))]
+        chosen = [(video, start) for video, fits in enumerate(room_of) for start in starts if start < fits]
+    else:
+        chosen = _drawn(room, len(source), len(source) if count is None else count, seed)
+    if left_out:
+        source.notes.append(f"{len(left_out)} of {len(source)} videos are left out, shorter than {need} frames: "
+                            f"{', '.join(left_out[:20])}{' ...' if len(left_out) > 20 else ''}")
+    if not chosen:
+        raise ValueError(f"none of the {len(source)} videos has a window of {need} frames"
+                         f"{f' at the starts {list(starts)}' if starts else ''}; ask for fewer --frames")
+    return chosen
+
+
+def _drawn(room, videos: int, count: int, seed: int) -> list[tuple[int, int]]:
+    chosen: list[tuple[int, int]] = []
+    order = numpy_rng(seed, "windows").permutation(videos).tolist()
+    room = cache(room)  # a later round must not note a short video again
+    while len(chosen) < count:
+        for video in order:
+            if room(video) and len(chosen) < count:
                 rng = numpy_rng(seed, "windows", "start", len(chosen))
-                chosen.append((video, int(rng.integers(length - need + 1))))
+                chosen.append((video, int(rng.integers(room(video)))))
+        if not chosen:
+            break
     return chosen

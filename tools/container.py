@@ -60,7 +60,7 @@ def read_container(path: str | os.PathLike, wanted: range) -> np.ndarray:
     No more is decoded than from the key frame before the first to the last of them.
     """
     index = file_index(path)
-    assert wanted.step > 0 and 0 <= wanted.start and (not wanted or wanted[-1] < index.count)
+    assert wanted.step > 0 and wanted.start >= 0 and (not wanted or wanted[-1] < index.count)
     key = int(index.keys[index.keys <= wanted.start].max(initial=0))
     if key > 0:
         try:
@@ -109,18 +109,17 @@ def _damaged(path, reason) -> ValueError:
                       f"or skip such files with data.on_error=skip")
 
 
-def _decode(path, packets, stream) -> Iterator[av.VideoFrame]:
-    """Decode packets, the flush included, and turn every complaint of the decoder into a ValueError."""
-    number = 0
+def _decode(path, packets, stream, number: int = 0) -> Iterator[av.VideoFrame]:
+    """Decode packets from frame `number` on; whatever the decoder complains of becomes a ValueError."""
     try:
         for packet in packets:
             for frame in stream.decode(packet):
                 if frame.is_corrupt:
-                    raise _damaged(path, f"frame {number} after the key frame is broken")
+                    raise _damaged(path, f"frame {number} is broken")
                 number += 1
                 yield frame
     except av.FFmpegError as error:
-        raise _damaged(path, f"decoding stops after {number} frames: {error.strerror}") from None
+        raise _damaged(path, f"decoding stops at frame {number}: {error.strerror}") from None
 
 
 def _frames(path) -> Iterator[av.VideoFrame]:
@@ -144,7 +143,7 @@ def _frames_after_seek(path, index: Index, key: int) -> Iterator[tuple[int, av.V
             yield first
             yield from packets
 
-        for frame in _decode(path, replay(), stream):
+        for frame in _decode(path, replay(), stream, expected):
             if frame.pts is not None and frame.pts < first.pts:
                 continue  # shown before the key frame but stored after it (open GOP): not decodable from here
             if expected >= index.count or frame.pts != index.times[expected]:

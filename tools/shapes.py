@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from functools import lru_cache
+import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +77,7 @@ class Shapes:
         return f"shapes_{side}_{number:05d}"
 
 
-@lru_cache(maxsize=512)  # 0.8 MB each at the default size; a read is then a copy
+@functools.lru_cache(maxsize=512)  # 0.8 MB each at the default size; a read is then a copy
 def _video(seed: int, side: str, i: int, size: tuple[int, int], length: int) -> np.ndarray:
     return _render(_scene(numpy_rng(seed, "shapes", side, i), size), size, np.arange(length))
 
@@ -122,13 +123,14 @@ def _render(scene: _Scene, size: tuple[int, int], times: np.ndarray) -> np.ndarr
     for n, kind in enumerate(scene.kinds):
         travelled = (scene.starts[n] + times[:, None] * scene.speeds[n]) % (2 * spans[n])
         centres = (scene.radii[n] + spans[n] - np.abs(spans[n] - travelled)).astype(np.float32)  # back and forth
-        for frame, (y, x) in zip(frames, centres):
-            top, left = (max(0, int((c - scene.radii[n]) * scale) - 1) for c in (y, x))
-            side = int(2 * scene.radii[n] * scale) + 4  # a shape fills little of the frame: draw only there
+        radius = float(scene.radii[n])
+        for frame, (y, x) in zip(frames, centres.tolist()):
+            top, left = (max(0, int((c - radius) * scale) - 1) for c in (y, x))
+            side = int(2 * radius * scale) + 4  # a shape fills little of the frame: draw only there
             window = np.s_[top:top + side, left:left + side]
-            inside = -scale * _distance(_KINDS[kind], rows[window[0], None] - y, columns[None, window[1]] - x,
-                                        scene.radii[n], scene.angles[n])  # pixels
-            cover = np.clip(inside + 0.5, 0, 1)[..., None]
+            outside = scale * _distance(_KINDS[kind], rows[window[0], None] - y, columns[None, window[1]] - x,
+                                        radius, float(scene.angles[n]))  # pixels
+            cover = np.clip(0.5 - outside, 0, 1)[..., None]
             frame[window] += cover * (scene.colours[n] - frame[window])
     return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
 
@@ -139,6 +141,6 @@ def _distance(kind: str, dy: np.ndarray, dx: np.ndarray, radius: float,
     if kind == "circle":
         return np.sqrt(dy * dy + dx * dx) - radius
     sides = 4 if kind == "square" else 3
-    normals = angle + 2 * np.pi * np.arange(sides) / sides
-    return np.maximum.reduce([np.float32(np.sin(a)) * dy + np.float32(np.cos(a)) * dx for a in normals]) \
-        - np.float32(radius * np.cos(np.pi / sides))
+    normals = [angle + 2 * math.pi * k / sides for k in range(sides)]
+    faces = [math.sin(a) * dy + math.cos(a) * dx for a in normals]
+    return functools.reduce(np.maximum, faces) - radius * math.cos(math.pi / sides)

@@ -25,7 +25,8 @@ __all__ = ["IMAGES", "VIDEOS", "frame_files", "grid_frames", "num_frames", "read
            "to_clip", "to_frames", "write_gif", "write_mp4", "write_png"]
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
-VIDEOS = CONTAINERS | {".npy", ".npz"}
+_ARRAYS = {".npy", ".npz"}
+VIDEOS = CONTAINERS | _ARRAYS
 _NPZ_KEYS = ("frames", "video", "image", "arr_0")  # tried in this order where an npz holds several arrays
 
 
@@ -76,8 +77,8 @@ def num_frames(path: str | os.PathLike) -> int:
     suffix = path.suffix.lower()
     if suffix in IMAGES:
         return 1
-    if suffix in (".npy", ".npz"):
-        return len(_array(path))
+    if suffix in _ARRAYS:
+        return _array_length(path, path.stat().st_size, path.stat().st_mtime_ns)
     _check_suffix(path)
     return file_index(path).count
 
@@ -107,7 +108,7 @@ def read_video(path: str | os.PathLike, start: int = 0, stop: int | None = None,
     suffix = path.suffix.lower()
     if suffix in IMAGES:
         return _read_images([path])
-    if suffix in (".npy", ".npz"):
+    if suffix in _ARRAYS:
         return _checked_array(path, _array(path)[start:stop:step])
     return read_container(path, wanted)
 
@@ -164,6 +165,11 @@ def _read_image(path: Path) -> np.ndarray:  # h w 3
     except (OSError, ValueError, RuntimeError, SyntaxError) as error:  # what decoders raise for broken files
         raise ValueError(f"{path}: damaged image ({error}); replace or remove it, "
                          f"or skip such videos with data.on_error=skip") from None
+
+
+@lru_cache(maxsize=1 << 16)
+def _array_length(path: Path, size: int, mtime: int) -> int:
+    return len(_array(path))
 
 
 def _array(path: Path) -> np.ndarray:

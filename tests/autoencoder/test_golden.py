@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoder.planes import pack, unpack
 from autoencoder.pvdm import read_pvdm_autoencoder
 from tests.golden.fill import GOLDEN, golden_clip, golden_state
 

@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import toy  # noqa: E402
+import toy
 
-from tools import checkpoint  # noqa: E402
-from tools.log import Run, read_metrics  # noqa: E402
-from tools.loop import LoopConfig, train  # noqa: E402
+from tools import checkpoint
+from tools.log import Run, read_metrics
+from tools.loop import LoopConfig, train
 
 STEPS = 23
-CFG = LoopConfig(steps=STEPS, batch_size=toy.BATCH, save_every=4, log_every=3, validate_every=5, sample_every=10,
-                 plot_every=0, keep=2)
+CFG = LoopConfig(steps=STEPS, batch_size=toy.BATCH, save_every=4, log_every=3, validate_every=5,
+                 sample_every=10)
 TIMING = {"train/steps_per_second", "train/waiting"}
 
 
@@ -189,20 +188,24 @@ def test_a_finished_run_says_so_and_trains_nothing(tmp_path, capsys, whole):
     assert outcome(tmp_path / "run") == whole
 
 
+def recorded(folder, name):
+    return {r["step"]: r["value"] for r in read_metrics(folder / "metrics.jsonl") if r["name"] == name}
+
+
 def test_cadence(tmp_path):
     stage = run(tmp_path / "run")
-    lines = read_metrics(tmp_path / "run/metrics.jsonl")
     assert stage.trained == list(range(STEPS))
     assert stage.validated == [5, 10, 15, 20, 23]
-    assert [r["step"] for r in lines if r["name"] == "train/loss"] == [3, 6, 9, 12, 15, 18, 21, 23]
+    assert list(recorded(tmp_path / "run", "train/loss")) == [3, 6, 9, 12, 15, 18, 21, 23]
     assert sorted(p.name for p in (tmp_path / "run/samples").iterdir()) == ["10.txt", "20.txt", "23.txt"]
     assert [s for s, _ in checkpoint.steps(tmp_path / "run/checkpoints")] == [20, 23]
 
 
 def test_logged_metrics_are_means_over_the_window(tmp_path):
     run(tmp_path / "run")
-    odd = {r["step"]: r["value"] for r in read_metrics(tmp_path / "run/metrics.jsonl") if r["name"] == "train/odd"}
-    assert odd == pytest.approx({3: 1 / 3, 6: 2 / 3, 9: 1 / 3, 12: 2 / 3, 15: 1 / 3, 18: 2 / 3, 21: 1 / 3, 23: 1 / 2})
+    third = 1 / 3
+    assert recorded(tmp_path / "run", "train/odd") == pytest.approx(
+        {3: third, 6: 2 * third, 9: third, 12: 2 * third, 15: third, 18: 2 * third, 21: third, 23: 0.5})
 
 
 def test_best_is_the_best_validation(tmp_path):
@@ -214,8 +217,7 @@ def test_best_is_the_best_validation(tmp_path):
 
     run(tmp_path / "run", Scripted(STEPS))
     assert checkpoint.load(tmp_path / "run/model_best.pth")["step"] == 10
-    values = [r["value"] for r in read_metrics(tmp_path / "run/metrics.jsonl") if r["name"] == "validate/score"]
-    assert values == [1.0, 3.0, None, 2.0, 3.0]  # JSON has no nan
+    assert list(recorded(tmp_path / "run", "validate/score").values()) == [1.0, 3.0, None, 2.0, 3.0]
 
 
 def test_patience_stops_and_stays_stopped(tmp_path, capsys):

@@ -17,7 +17,8 @@ def batches(start, stop, *, seed=0, micro=2):
     for step in range(start, stop):
         index = [step * BATCH + j for j in range(dist.rank(), BATCH, dist.world())]
         x = rng.batch_randn((4,), index, seed, "x")
-        yield [{"x": x[i:i + micro], "index": torch.tensor(index[i:i + micro])} for i in range(0, len(x), micro)]
+        cuts = [slice(i, i + micro) for i in range(0, len(x), micro)]
+        yield [{"x": x[cut], "index": torch.tensor(index[cut])} for cut in cuts]
 
 
 class ToyStage:

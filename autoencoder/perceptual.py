@@ -1,0 +1,115 @@
+"""LPIPS as a training loss: the distance of frames in VGG16 features (Zhang et al. 2018)."""
+
+import os
+import warnings
+from pathlib import Path
+
+import lpips
+import torch
+from torch import Tensor, nn
+
+from autoencoder.losses import Summed
+from tools.checkpoint import file_hash, load_raw
+
+VGG_FILE = "vgg16-397923af.pth"  # torchvision names a file by the first digits of its SHA-256
+VGG_URL = f"https://download.pytorch.org/models/{VGG_FILE}"
+SMALLEST = 16                    # pixels that four halvings leave something of
+REMEDY = f"fetch {VGG_URL} to {{}}, or set loss.perceptual_weight=0 to train without it"
+
+
+def find_vgg(path: str | Path | None = None) -> Path:
+    """The VGG16 weights: `path` if given, else in $VIDEO_WEIGHTS, else in torch's cache.
+
+    Raises:
+        ValueError: It is in none of them; says what to fetch and where to put it.
+    """
+    if path:
+        places = [Path(path)]
+    else:
+        folders = [Path(torch.hub.get_dir()) / "checkpoints"]
+        if os.environ.get("VIDEO_WEIGHTS"):
+            folders.insert(0, Path(os.environ["VIDEO_WEIGHTS"]))
+        places = [folder / VGG_FILE for folder in folders]
+    for place in places:
+        if place.is_file():
+            return place
+    raise ValueError(f"the perceptual loss needs VGG16 weights, but {' and '.join(map(str, places))} do not "
+                     f"exist; {REMEDY.format(places[0])}")
+
+
+def load_lpips(path: str | Path | None = None, *, verify: bool = True) -> lpips.LPIPS:
+    """LPIPS 0.1 on VGG16, frozen, from local files alone; lpips' own constructor would download.
+
+    Args:
+        path: VGG16 weights in torchvision's layout; looked up by `find_vgg` if not given.
+        verify: Refuse a file whose SHA-256 is not the published one.
+
+    Raises:
+        ValueError: The file is missing, damaged, or not VGG16.
+    """
+    path = find_vgg(path)
+    digits = Path(VGG_FILE).stem.split("-")[1]
+    if verify and not (got := file_hash(path)).startswith(digits):
+        raise ValueError(f"{path} is damaged or another file: its SHA-256 starts with {got[:len(digits)]}, "
+                         f"torchvision's VGG16 with {digits}; {REMEDY.format(path)}")
+    vgg = load_raw(path)
+    heads = load_raw(Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth")
+    # Built on the meta device, nothing is drawn: a random VGG takes seconds and moves the global generator.
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision by outdated argument names
+        net = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+    net.scaling_layer = lpips.ScalingLayer()  # its constants are no weights, so no file holds them
+    net.load_state_dict(lpips_state(net, vgg, heads, path), assign=True)
+    return net.eval().requires_grad_(False)
+
+
+def lpips_state(net: lpips.LPIPS, vgg: dict[str, Tensor], heads: dict[str, Tensor],
+                path: Path) -> dict[str, Tensor]:
+    """The state of `net` from torchvision's VGG16 and lpips' linear heads."""
+    state = {}
+    for key, here in net.state_dict().items():
+        part, *rest = key.split(".")
+        if part == "scaling_layer":
+            state[key] = here
+        elif part == "net":  # net.slice2.5.weight is features.5.weight
+            source = ".".join(["features", *rest[1:]])
+            if source not in vgg or vgg[source].shape != here.shape:
+                got = tuple(vgg[source].shape) if source in vgg else "no such entry"
+                raise ValueError(f"{path} is no VGG16: {source} should be {tuple(here.shape)}, got {got}; "
+                                 f"{REMEDY.format(path)}")
+            state[key] = vgg[source].float()
+        else:  # lin0.model.1.weight, which lpips lists once more as lins.0.model.1.weight
+            state[key] = heads[key.replace("lins.", "lin", 1)]
+    return state
+
+
+class PerceptualLoss(nn.Module):
+    """LPIPS between frames, with gradients to the reconstruction only; stays frozen and in evaluation mode.
+
+    Args:
+        net: As `load_lpips` returns it.
+    """
+
+    def __init__(self, net: lpips.LPIPS):
+        super().__init__()
+        self.net = net.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "PerceptualLoss":
+        return super().train(False)  # lpips' heads have dropout
+
+    def features(self, frames: Tensor) -> list[Tensor]:  # b c h w -> five of b f h' w', of unit length over f
+        layers = self.net.net(self.net.scaling_layer(frames.expand(-1, 3, -1, -1)))
+        # lpips' own normalisation has no finite gradient where all features are 0.
+        return [x / (x.square().sum(1, keepdim=True) + 1e-20).sqrt() for x in layers]
+
+    def forward(self, recon: Tensor, target: Tensor) -> Summed:
+        """LPIPS of each pair of frames `b c h w` in [-1, 1], c = 3 or 1 (grey)."""
+        if min(recon.shape[-2:]) < SMALLEST:
+            raise ValueError(f"the perceptual loss needs frames of {SMALLEST} pixels or more, got "
+                             f"{recon.shape[-2]}x{recon.shape[-1]}; set loss.perceptual_weight=0")
+        with torch.no_grad():
+            wanted = self.features(target)
+        total = 0
+        for head, got, want in zip(self.net.lins, self.features(recon), wanted):
+            total = total + head((got - want).square()).float().mean((1, 2, 3))  # head: b f h w -> b 1 h w
+        return Summed(total, 1)

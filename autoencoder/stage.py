@@ -1,0 +1,188 @@
+"""One update of the autoencoder: reconstruction, and, where asked for, the game against critics."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoencoder.adversary import Adversary
+from autoencoder.augment import augment
+from autoencoder.config import FirstStageConfig
+from autoencoder.losses import pixel_error, take_frames
+from autoencoder.perceptual import PerceptualLoss, load_lpips
+from autoencoder.spectrum import high_frequency_energy
+from autoencoder.statistics import RunningStatistics
+from tools import checkpoint, dist
+from tools.ema import Ema
+from tools.optim import apply_update, make_optimizer
+from tools.rng import batch_rand, batch_randn
+from tools.video import to_clip, to_frames
+from tools.writers import strip, write_mp4, write_png
+
+
+class AutoencoderStage:
+    """What the training loop runs for the first stage (see tools/loop.py).
+
+    Args:
+        cfg: settings of the run; `model` is also what its model files carry.
+        net: the autoencoder, on the device where it trains.
+        validation: uint8 clips b t h w c that no training step sees (or, where there are none, fixed training clips).
+    """
+
+    kind = "autoencoder"
+
+    def __init__(self, cfg: FirstStageConfig, net: nn.Module, validation: Tensor, model_config: dict[str, Any]):
+        self.cfg, self.net, self.validation, self.model_config = cfg, net, validation, model_config
+        if cfg.train.grad_checkpoint:
+            net.grad_checkpoint = True
+        self.device = next(net.parameters()).device
+        self.ddp = dist.wrap(net)
+        self.optimizer = make_optimizer(net, cfg.optim)
+        self.ema = Ema(net, cfg.ema)
+        self.stats = RunningStatistics(net.shape, cfg.model.latent_channels)
+        self.perceptual = PerceptualLoss(load_lpips()).to(self.device) if cfg.loss.perceptual_weight else None
+        self.adversary = Adversary(cfg, self.device) if cfg.loss.adversarial_weight else None
+        self.reference: dict[str, float] = {}  # validation before an adversarial run, which the kept best is held against
+
+    @property
+    def best(self) -> tuple[str, str]:
+        """Validation metric by which the best weights are kept, and whether higher or lower is better."""
+        return ("sharpness_gap", "min") if self.adversary else ("psnr", "max")
+
+    def train_step(self, step: int, micro_batches: list[dict[str, Tensor]], total: int) -> dict[str, Any]:
+        """Make update number `step` from this process's share of a global batch of `total` clips."""
+        seed, frozen = self.cfg.train.seed, self.adversary is not None and self.adversary.warming_up(step)
+        logs: dict[str, Any] = {}
+        pairs, latents = [], []
+        for i, batch in enumerate(micro_batches):
+            clip = augment(to_clip(batch["frames"].to(self.device)), batch["index"], seed, flip=self.cfg.train.flip,
+                           shift=self.cfg.train.shift, held=self.cfg.train.held_frames)
+            pick = (batch_rand((self.cfg.loss.perceptual_frames,), batch["index"], seed, "frame")
+                    * clip.shape[2]).long()  # b k
+            if frozen:  # the critics first learn to judge; the autoencoder only shows what it makes
+                with torch.no_grad(), self._autocast():
+                    made = self.net(clip)
+            else:
+                with dist.sync(self.ddp, i == len(micro_batches) - 1):
+                    with self._autocast():
+                        made = self.ddp(clip, self._noise(clip, batch["index"]))
+                    loss = self._loss(step, clip, made.clip, pick, total, logs)
+                    (loss * dist.world()).backward()  # DDP averages over processes; ours is a sum
+            pairs.append((clip, made.clip.detach(), pick))
+            latents.append(made.latent.detach())
+        if not frozen:
+            logs["gradient"] = apply_update(self.optimizer, self.net, self.cfg.optim, step, self.cfg.loop.steps,
+                                            loss=torch.as_tensor(logs["loss"]))
+            self.ema.update(self.net, step)
+        if self.adversary:
+            logs |= self.adversary.learn(step, pairs, total)
+        self.stats.update(latents)
+        return logs
+
+    def _loss(self, step: int, clip: Tensor, made: Tensor, pick: Tensor, total: int, logs: dict) -> Tensor:
+        cfg = self.cfg.loss
+        pixel = pixel_error(made, clip, kind=cfg.pixel).mean(total)
+        loss = cfg.pixel_weight * pixel
+        _add(logs, cfg.pixel, pixel)
+        if self.perceptual:
+            perceptual = self.perceptual(take_frames(made, pick), take_frames(clip, pick)).mean(total * pick.shape[1])
+            loss = loss + cfg.perceptual_weight * perceptual
+            _add(logs, "lpips", perceptual)
+        if self.adversary:
+            loss = loss + self.adversary.against(step, loss, clip, made, pick, total, self.net.last_weight, logs)
+        _add(logs, "loss", loss)
+        return loss
+
+    def _noise(self, clip: Tensor, index: Tensor) -> Tensor | None:
+        """Latent noise (b c n), in proportion to the deviation of each plane and channel."""
+        if not self.cfg.train.latent_noise:
+            return None
+        shape, (_, std) = self.net.shape, self.stats.mean_std()
+        spread = torch.cat([s[:, None].expand(-1, n) for s, n in zip(std, shape.sizes)], dim=1)  # c n
+        drawn = batch_randn(spread.shape, index, self.cfg.train.seed, "latent noise")
+        return (self.cfg.train.latent_noise * spread * drawn).to(self.device)
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.train.autocast == "bf16")
+
+    def validate(self, step: int) -> dict[str, float]:
+        """What `measure` gives; in an adversarial run also how far the detail is from the truth, at a guarded PSNR."""
+        result = self.measure()
+        if self.adversary:
+            lost = max(0.0, self.reference["psnr"] - result["psnr"] - self.cfg.train.psnr_guard)
+            result["sharpness_gap"] = abs(result["detail_db"]) + 10 * lost
+        return result
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """PSNR (dB, mean over frames, then clips) of the EMA weights on the validation clips, and their energy at high
+        spatial frequencies against the truth's (dB; negative = blurred)."""
+        errors, real, made = [], 0.0, 0.0
+        with self.ema.applied(self.net):
+            self.net.eval()
+            for frames in self.validation.split(self.cfg.loop.micro_batch or self.cfg.loop.batch_size):
+                clip = to_clip(frames.to(self.device))
+                recon = to_frames(self.net(clip).clip)
+                error = (recon.double() - frames.to(self.device).double()).square().mean((2, 3, 4))  # b t
+                errors.append(error)
+                real += float(high_frequency_energy(clip).sum())
+                made += float(high_frequency_energy(to_clip(recon)).sum())
+            self.net.train()
+        psnr = float((10 * (255**2 / torch.cat(errors).clamp(min=255**2 * 1e-10)).log10()).mean())
+        return {"psnr": psnr, "detail_db": 10 * math.log10((made + 1e-12) / (real + 1e-12))}
+
+    @torch.no_grad()
+    def sample(self, step: int, folder: Path) -> None:
+        """Write validation clips above their reconstructions: a video and a strip of frames."""
+        frames = self.validation[:4]
+        with self.ema.applied(self.net):
+            recon = to_frames(self.net.eval()(to_clip(frames.to(self.device))).clip).cpu()
+            self.net.train()
+        rows = [video.numpy() for pair in zip(frames, recon) for video in pair]
+        write_png(folder / f"step-{step:08d}.png", strip(rows))
+        write_mp4(folder / f"step-{step:08d}.mp4", torch.cat([frames[:1], recon[:1]], dim=3)[0].numpy())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        mean, std = self.stats.mean_std()
+        return {"kind": self.kind, "config": self.model_config, "net": self.net.state_dict(), "ema": self.ema.state_dict(),
+                "ema_weights": self.ema.weights(), "optimizer": self.optimizer.state_dict(), "stats": self.stats.state_dict(),
+                "extra": {"latent_mean": mean, "latent_std": std}, "reference": self.reference,
+                "adversary": self.adversary.state_dict() if self.adversary else None}
+
+    def load_state(self, state: dict[str, Any], *, weights_from: str = "this run") -> None:
+        """Continue exactly where `state` was taken."""
+        checkpoint.load_strict(self.net, state["net"], weights_from)
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stats.load_state_dict(state["stats"])
+        self.reference = dict(state["reference"])
+        if self.adversary and state["adversary"]:
+            self.adversary.load_state_dict(state["adversary"])
+
+    def continue_from(self, state: dict[str, Any], source: str) -> None:
+        """Start from another run's checkpoint: weights, averages, optimizers and critics, on every process."""
+        self.load_state(state | {"reference": {}}, weights_from=source)
+
+    def take_reference(self) -> None:
+        """Measure what an adversarial run starts from, which its best checkpoint is held against."""
+        if self.adversary and dist.is_main():
+            self.reference = self.measure()
+
+    def export(self, step: int, folder: Path, which: str) -> None:
+        """Write model_last.pth and ema_model_last.pth ("last"), or model_best.pth ("best"), self-describing."""
+        mean, std = self.stats.mean_std()
+        common = {"kind": self.kind, "config": self.model_config, "step": step,
+                  "extra": {"latent_mean": mean, "latent_std": std}}
+        if which == "best":
+            checkpoint.save(folder / "model_best.pth", common | {"state": self.ema.weights(), "weights": "best"})
+        else:
+            checkpoint.save(folder / "model_last.pth", common | {"state": self.net.state_dict(), "weights": "raw"})
+            checkpoint.save(folder / "ema_model_last.pth", common | {"state": self.ema.weights(), "weights": "ema"})
+
+
+def _add(logs: dict[str, Any], name: str, share: Tensor) -> None:
+    """Sum the shares that micro-batches and processes have in a mean; the loop averages over processes."""
+    logs[name] = logs.get(name, 0) + share.detach() * dist.world()

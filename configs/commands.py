@@ -1,0 +1,204 @@
+"""Every experiment of the command line: what it is, its flags, and the call it makes."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from configs.schema import DEFAULTS, SCHEMAS, load_config, plain
+from tools import dist
+from tools.log import Run, claim
+from tools.sources import SOURCES
+
+
+class Flag(NamedTuple):
+    name: str
+    options: dict[str, Any]
+
+
+class Command(NamedTuple):
+    help: str
+    run: Callable[[argparse.Namespace], None]
+
+
+def flag(name: str, help: str, type: Callable = str, **options) -> Flag:
+    if options.get("action") != "store_true":
+        options |= {"type": type, "metavar": options.get("metavar", "FILE" if "config" in name else type.__name__.upper())}
+    return Flag(name, {"help": help, **options})
+
+
+FLAGS: dict[str, list[Flag]] = {
+    "runs": [
+        flag("--id", "name of the run (default main)", default="main"),
+        flag("--seed", "all randomness follows from it (default 42)", int, default=42),
+        flag("--results", "where run folders go (default results)", default="results"),
+        flag("--resume", "continue from this checkpoint file; the same command continues its own run by itself", metavar="FILE"),
+        flag("--init_from", "start a new run from a model's weights (fine-tuning)", metavar="MODEL"),
+    ],
+    "data": [
+        flag("--data", "dataset: " + ", ".join(SOURCES)),
+        flag("--data_path", "the dataset's folder or its parent (default $VIDEO_DATA, or else /data)", metavar="DIR"),
+        flag("--resolution", "pixels of a frame's side", int),
+        flag("--frames", "training: frames of a clip; sampling: frames of a video", int),
+        flag("--workers", "loading processes (default 2)", int),
+    ],
+    "training": [
+        flag("--batch_size", "training: clips an update over all processes; sampling: videos at once", int),
+        flag("--steps", "training: optimizer updates; sampling: steps of the sampler, 50, or 400/20 (first clip/others)"),
+        flag("--scale_lr", "multiply the learning rate by the batch size", action="store_true"),
+        flag("--pretrain_config", "settings of the autoencoder (default configs/autoencoder/base.yaml)"),
+        flag("--diffusion_config", "settings of the diffusion (default configs/latent-diffusion/base.yaml)"),
+        flag("--first_model", "autoencoder: run folder or model file, ours or PVDM's", metavar="MODEL"),
+        flag("--first_stage_folder", "run of the first stage that an adversarial run continues", metavar="RUN"),
+    ],
+    "sampling and evaluation": [
+        flag("--model", "diffusion model: run folder or model file, ours or PVDM's", metavar="MODEL"),
+        flag("--weights", "of a run folder: ema (default), raw or best", default="ema"),
+        flag("--task", "generate, predict, predict_backward, interpolate or infill", default=None),
+        flag("--known", "given frames, like 0-3,12 or -4--1 (the last four)", metavar="SPEC"),
+        flag("--num_videos", "how many videos (default 4)", int),
+        flag("--samples_per_video", "samples of each (default 1)", int, default=1),
+        flag("--input", "a video, an image or a folder of them, in place of --data", metavar="PATH"),
+        flag("--resize", "bring --input to the model's frame size", action="store_true"),
+        flag("--scheme", "how a long video is cut into windows (default autoreg)", default="autoreg"),
+        flag("--window", "clips (plan: frames) the network sees at once (default 2)", int),
+        flag("--stride", "clips (plan: frames) made at once (default 1)", int),
+        flag("--overlap", "frames that neighbouring clips share (default 0)", int),
+        flag("--sampler", "ddpm, ddim, dpmpp_2m, heun, flow_euler (default ddim)", default="ddim"),
+        flag("--eta", "randomness of ddim: 0 to 1", float),
+        flag("--guidance", "w of (1 + w) eps(c) - w eps(0) (default 0)", float, default=0.0),
+        flag("--starts", "where in each video the windows begin, e.g. 0,8,16"),
+        flag("--baseline", "repeat_last, nearest or blend, in place of --model"),
+        flag("--no_border", "paste given frames without mending the made ones beside them", action="store_true"),
+        flag("--npz", "also write samples.npz", action="store_true"),
+        flag("--out", "where the results go", metavar="PATH"),
+        flag("--real", "folder of real videos", metavar="DIR"),
+        flag("--fake", "folder of made videos", metavar="DIR"),
+        flag("--metrics", "comma-separated (default psnr,psnr_pooled,ssim)", default="psnr,psnr_pooled,ssim"),
+        flag("--protocol", "named evaluation protocol (default custom)", default="custom"),
+        flag("--known_frames", "exclude (default) or include given frames in paired metrics", default="exclude"),
+    ],
+}
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[None]:
+    """Join torchrun's processes for the time of an experiment."""
+    dist.start()
+    try:
+        yield
+    finally:
+        dist.stop()
+
+
+def main_config(args: argparse.Namespace):
+    """The experiment's configuration from its YAML, the flags and the dotted keys."""
+    file = (args.pretrain_config if args.exp == "first_stage" else args.diffusion_config) or DEFAULTS[args.exp]
+    flags = {"data.name": args.data, "data.path": args.data_path, "data.resolution": args.resolution,
+             "data.frames": args.frames, "data.workers": args.workers, "loop.batch_size": args.batch_size,
+             "loop.steps": args.steps, "train.seed": args.seed}
+    cfg = load_config(SCHEMAS[args.exp], file, flags, args.overrides)
+    if not args.scale_lr:
+        return cfg
+    rate = f"optim.lr={cfg.optim.lr * cfg.loop.batch_size}"
+    return load_config(SCHEMAS[args.exp], file, flags, [*args.overrides, rate])
+
+
+def open_run(args: argparse.Namespace, cfg, context: dict[str, Any]) -> Run:
+    """Claim results/{exp}_{id}_{data}_{seed}, or take it up where the same command left it."""
+    folder = Path(args.results) / f"{args.exp}_{args.id}_{cfg.data.name}_{cfg.train.seed}"
+    config = plain(cfg) | {"run": context}
+    failed = None
+    if dist.is_main():
+        try:
+            claim(folder, config, VOLATILE)
+        except ValueError as error:
+            failed = str(error)
+    failed = dist.broadcast_object(failed)
+    if failed:
+        raise ValueError(failed)
+    run = Run(folder) if dist.is_main() else Run.null()
+    run.log("command: " + " ".join(sys.argv), echo=False)
+    return run
+
+
+# what may change when a run is continued: nothing that decides a weight, except for how long it goes on
+VOLATILE = frozenset({"data.path", "data.workers", "loop.steps", "loop.save_every", "loop.keep", "loop.log_every",
+                      "loop.validate_every", "loop.sample_every", "loop.plot_every", "loop.patience", "loop.micro_batch",
+                      "dist", "run.resume"})
+
+
+def first_stage(args: argparse.Namespace) -> None:
+    from autoencoder.train import train_first_stage
+    cfg = main_config(args)
+    if dry_run(args, cfg):
+        return
+    context = {"first_stage_folder": args.first_stage_folder, "init_from": args.init_from, "resume": args.resume}
+    run = open_run(args, cfg, context)
+    train_first_stage(cfg, run, **context)
+    run.close()
+
+
+def ddpm(args: argparse.Namespace) -> None:
+    from autoencoder.codec import load_autoencoder
+    from latent_diffusion.train import check_pretrain_config, train_diffusion
+    cfg = main_config(args)
+    pretrain = load_config(SCHEMAS["first_stage"], args.pretrain_config) if args.pretrain_config else None
+    if dry_run(args, cfg):
+        return
+    if not args.first_model:
+        raise ValueError("--exp ddpm needs the autoencoder: --first_model RUN or FILE (train one with --exp first_stage)")
+    codec = load_autoencoder(args.first_model, args.weights)
+    if pretrain:
+        check_pretrain_config(pretrain, codec, args.pretrain_config)
+    context = {"first_model": codec.weights_hash, "init_from": args.init_from, "resume": args.resume}
+    run = open_run(args, cfg, context)
+    train_diffusion(cfg, run, codec, init_from=args.init_from, resume=args.resume)
+    run.close()
+
+
+def dry_run(args: argparse.Namespace, cfg) -> bool:
+    """Print the settings if that is all that is asked for."""
+    if args.dry_run and dist.is_main():
+        print(OmegaConf.to_yaml(OmegaConf.create(plain(cfg))), end="")
+    return args.dry_run
+
+
+def from_flags(module: str, function: str, names: str) -> Callable[[argparse.Namespace], None]:
+    """An experiment without a YAML: flags, by name, are the arguments of one function."""
+    def run(args: argparse.Namespace) -> None:
+        if args.overrides and "overrides" not in names.split():
+            raise ValueError(f"--exp {args.exp} has no settings of its own, got {args.overrides[0]}; use its flags")
+        chosen = {name: getattr(args, name) for name in names.split()}
+        if args.dry_run:
+            print(OmegaConf.to_yaml(OmegaConf.create({"exp": args.exp, **chosen})), end="")
+            return
+        import importlib
+        getattr(importlib.import_module(module), function)(**chosen)
+    return run
+
+
+COMMANDS: dict[str, Command] = {
+    "first_stage": Command("train the autoencoder (base_gan.yaml and --first_stage_folder: adversarially)", first_stage),
+    "ddpm": Command("train the latent diffusion: --first_model MODEL", ddpm),
+    "reconstruct": Command("run videos through the autoencoder: --first_model M --input PATH --out DIR",
+                           from_flags("autoencoder.reconstruct", "reconstruct", "first_model weights input out resize batch_size")),
+    "sample": Command("make videos: --model RUN --task predict --data NAME, or --baseline repeat_last",
+                      from_flags("latent_diffusion.sample", "sample",
+                                 "model first_model weights task baseline num_videos samples_per_video frames known data "
+                                 "data_path input resize scheme window stride overlap sampler steps eta guidance starts "
+                                 "batch_size seed npz out no_border overrides")),
+    "plan": Command("print the windows of a scheme as JSON: --scheme NAME --frames T --known SPEC --window W --stride S",
+                    from_flags("latent_diffusion.plan", "print_plan", "scheme frames known window stride")),
+    "evaluate": Command("metrics between two folders of videos: --real DIR --fake DIR --metrics psnr,ssim",
+                        from_flags("evals.run", "run", "real fake metrics protocol known_frames batch_size resolution out")),
+    "demo": Command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at",
+                    from_flags("latent_diffusion.demo", "demo", "results seed")),
+    "info": Command("what a model file is: --model MODEL",
+                    from_flags("latent_diffusion.info", "info", "model weights")),
+}

@@ -1,0 +1,113 @@
+"""What a metric is: statistics that add up, so that batch size, order and process count cannot bias the number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from einops import rearrange
+from scipy.special import stdtrit
+from torch import Tensor
+
+from tools.registry import Registry
+
+METRICS = Registry("metric")
+_CHUNK = 1 << 21  # values scored at once: bounds the memory, and stays near the cache
+
+
+class Metric(Protocol):
+    """A running comparison of pairs of videos."""
+
+    def update(self, real: Tensor, fake: Tensor, videos: Sequence[str] | None = None) -> None:
+        """Add pairs.
+
+        Args:
+            real: uint8 b t h w c.
+            fake: the same shape.
+            videos: for each pair the real video it belongs to, so that several samples of one video are not
+                taken for independent ones in the confidence interval; None means all different.
+        """
+
+    def merge(self, other: Metric) -> None:
+        """Add the pairs that another instance has seen."""
+
+    def compute(self) -> dict:
+        """Return {"mean", "ci95" (half width over videos; None for a single video), "n" (pairs), ...}."""
+
+
+class Estimate(NamedTuple):
+    mean: float
+    ci95: float | None  # half width; None where one video says nothing about the spread
+
+
+def ratio_estimate(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
+    """Estimate sum(sums) / sum(counts) over independent videos, with a Student-t 95 % interval.
+
+    The standard error is the ratio estimator's (Cochran, Sampling Techniques, eq. 6.13): for equal counts it is
+    the usual s / sqrt(k), and videos with more samples or frames weigh more.
+
+    Args:
+        sums: for each video the sum of its values.
+        counts: for each video how many values that are.
+    """
+    k, total = len(sums), math.fsum(counts)
+    mean = math.fsum(sums) / total
+    if k < 2:
+        return Estimate(mean, None)
+    spread = math.fsum((s - mean * c) ** 2 for s, c in zip(sums, counts))
+    error = math.sqrt(spread * k / (k - 1)) / total
+    return Estimate(mean, float(stdtrit(k - 1, 0.975)) * error)
+
+
+class FrameMetric:
+    """Base of metrics that give every frame a number: mean over frames, then over videos.
+
+    The state is the numbers themselves (t float64 a pair), summed exactly (fsum): any batch size, order and
+    split over processes gives the same result.
+    """
+
+    def __init__(self):
+        self._rows: list[tuple[str | None, np.ndarray]] = []  # (real video, score of each frame: t)
+
+    def score(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Compare frames: uint8 n h w c, twice -> float64 n."""
+        raise NotImplementedError
+
+    def update(self, real: Tensor, fake: Tensor, videos: Sequence[str] | None = None) -> None:
+        """Add pairs of videos; see Metric.update."""
+        assert real.shape == fake.shape and real.ndim == 5, f"wanted b t h w c twice, got {real.shape}, {fake.shape}"
+        b, t, h, w, c = real.shape
+        assert b * t, f"nothing to compare in {tuple(real.shape)}"
+        assert videos is None or len(videos) == b, f"{len(videos)} names for {b} pairs"
+        at_once = max(1, _CHUNK // (h * w * c))
+        pieces = zip(*(rearrange(x, "b t h w c -> (b t) h w c").split(at_once) for x in (real, fake)))
+        scores = np.concatenate([self.score(r, f).cpu().numpy() for r, f in pieces]).reshape(b, t)
+        self._rows += zip([None] * b if videos is None else videos, scores)
+
+    def merge(self, other: FrameMetric) -> None:
+        """Add the pairs of another instance."""
+        assert type(other) is type(self), f"cannot merge {type(other).__name__} into {type(self).__name__}"
+        self._rows += other._rows
+
+    def compute(self) -> dict:
+        """Return mean, ci95, n, and `per_frame`, the mean at each frame position."""
+        assert self._rows, "compute() before update()"
+        pairs = self._by_video([(video, math.fsum(row) / len(row), 1) for video, row in self._rows])
+        return {**ratio_estimate(*pairs)._asdict(), "n": len(self._rows), "per_frame": self._per_frame()}
+
+    def _per_frame(self) -> list[float]:
+        columns = [[row[i] for _, row in self._rows if i < len(row)]
+                   for i in range(max(len(row) for _, row in self._rows))]
+        return [math.fsum(column) / len(column) for column in columns]
+
+    @staticmethod
+    def _by_video(rows: Sequence[tuple[str | None, float, float]]) -> tuple[list[float], list[float]]:
+        """Gather (video, sum, count) into sums and counts, one of each a video."""
+        gathered: dict = {}
+        for number, (video, value, count) in enumerate(rows):
+            values, counts = gathered.setdefault(number if video is None else video, ([], []))
+            values.append(value)
+            counts.append(count)
+        return [math.fsum(v) for v, _ in gathered.values()], [math.fsum(c) for _, c in gathered.values()]

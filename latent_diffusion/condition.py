@@ -1,0 +1,79 @@
+"""How the network sees what is known: from (frames, mask) to its input."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from autoencoder.planes import PlaneShape
+from tools.registry import Registry
+
+CONDITIONS = Registry("condition")  # classes: cls(shape, channels, *, options)
+
+OFFSETS = {"past": -1, "self": 0, "future": 1}  # neighbours of a target clip, in clips
+
+
+class Context(NamedTuple):
+    """What is observed around a target clip, in each place (see OFFSETS) that its condition looks at."""
+    latents: Tensor  # b k c n: of the observed frames, missing ones filled from the nearest; zero where none is
+    known: Tensor    # b k t bool: which frames were observed
+
+
+def mask_planes(known: Tensor, shape: PlaneShape) -> Tensor:
+    """Frame masks as planes: 0/1 on the time rows of tw and th, the fraction known on hw (b k t -> b k n)."""
+    known = known.float()
+    hw = repeat(known.mean(-1), "b k -> b k n", n=shape.h * shape.w)
+    return torch.cat([hw, repeat(known, "b k t -> b k (t w)", w=shape.w), repeat(known, "b k t -> b k (t h)", h=shape.h)],
+                     dim=-1)
+
+
+@CONDITIONS.register("concat")
+class Concat(nn.Module):
+    """One target clip at a time; the latents of what is observed around it join it on the channels.
+
+    With sees=("past",) and mask=False it is PVDM's condition, the one that its released weights need: a zero latent
+    says that nothing is known.
+
+    Args:
+        shape, channels: of the latent.
+        sees: which of the clip before ("past"), the clip itself ("self") and the one after ("future") are looked at.
+        mask: add a mask plane for each, so that "nothing is known" is not mistaken for a latent of zeros.
+    """
+
+    def __init__(self, shape: PlaneShape, channels: int, *, sees: Sequence[str] = ("past",), mask: bool = False):
+        super().__init__()
+        for place in sees:
+            if place not in OFFSETS:
+                raise ValueError(f"condition.sees has {place!r}; it takes {', '.join(OFFSETS)}")
+        self.shape, self.channels, self.mask = shape, channels, mask
+        self.sees = tuple(place for place in OFFSETS if place in sees)  # in the order of time
+
+    @property
+    def in_channels(self) -> int:
+        return self.channels + len(self.sees) * (self.channels + self.mask)
+
+    @property
+    def span(self) -> int:
+        """Clips that a training window needs: the target and the neighbours that are looked at."""
+        return len({"self", *self.sees})
+
+    @property
+    def target(self) -> int:
+        """Which clip of a training window is the target."""
+        return int("past" in self.sees)
+
+    def nothing(self, batch: int, device: torch.device) -> Context:
+        """The context of a clip around which nothing is known."""
+        k = len(self.sees)
+        return Context(torch.zeros(batch, k, self.channels, self.shape.total, device=device),
+                       torch.zeros(batch, k, self.shape.t, dtype=torch.bool, device=device))
+
+    def forward(self, z: Tensor, context: Context | None) -> Tensor:
+        """Join a noisy latent (b c n) and its context to the network's input (b in_channels n)."""
+        context = context or self.nothing(len(z), z.device)
+        observed = context.latents
+        if self.mask:
+            observed = torch.cat([observed, mask_planes(context.known, self.shape)[:, :, None].to(observed)], dim=2)
+        return torch.cat([z, rearrange(observed, "b k c n -> b (k c) n").to(z)], dim=1)

@@ -1,0 +1,58 @@
+"""The second stage's settings: what its run folder's config.yaml holds."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig
+
+from latent_diffusion.process import ProcessConfig
+from latent_diffusion.schedule import ScheduleConfig
+from latent_diffusion.unet import UNetConfig
+from tools.clips import DataConfig
+from tools.dist import DistConfig
+from tools.ema import EmaConfig
+from tools.loop import LoopConfig
+from tools.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class DiffusionTrainConfig:
+    """How the diffusion model is trained, beside its process."""
+    flip: float = 0.0               # probability of a horizontal flip of a window
+    shift: int = 0                  # largest random translation of a window, in pixels
+    autocast: str = "none"          # none | bf16: precision of the forward pass
+    validation_clips: int = 32
+    sample_steps: int = 20          # of the samples that loop.sample_every writes
+    seed: int = 42                  # all randomness of the run follows from it
+
+    def __post_init__(self):
+        if self.autocast not in ("none", "bf16"):
+            raise ValueError(f"train.autocast={self.autocast} is not known; use none or bf16")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"train.flip is a probability in 0..1, got {self.flip}")
+        if self.validation_clips < 1 or self.sample_steps < 1:
+            raise ValueError(f"train.validation_clips and train.sample_steps must be at least 1, "
+                             f"got {self.validation_clips} and {self.sample_steps}")
+
+
+@dataclass(frozen=True)
+class DiffusionStageConfig:
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    condition: dict[str, Any] = field(default_factory=lambda: {"name": "concat"})
+    mask: dict[str, Any] = field(default_factory=lambda: {"name": "pvdm"})  # which frames are known while training
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    process: ProcessConfig = field(default_factory=ProcessConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    train: DiffusionTrainConfig = field(default_factory=DiffusionTrainConfig)
+    dist: DistConfig = field(default_factory=DistConfig)
+
+    def __post_init__(self):
+        self.process.check(self.schedule)
+
+    @staticmethod
+    def settle(merged: DictConfig) -> DictConfig:
+        """Nothing follows from anything else here; sizes come with the autoencoder."""
+        return merged

@@ -1,0 +1,78 @@
+"""The trained network with its condition, and how it becomes the `denoise` that samplers call."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoencoder.planes import PlaneShape
+from latent_diffusion.condition import CONDITIONS, Context
+from latent_diffusion.guidance import classifier_free
+from latent_diffusion.process import Denoised, ProcessConfig, to_denoised
+from latent_diffusion.samplers import Denoiser
+from latent_diffusion.schedule import Level, ScheduleConfig, level_at
+from latent_diffusion.unet import PlanesUNet, UNetConfig
+
+
+class LatentDenoiser(nn.Module):
+    """Noisy latent, level label and context -> the network's output (see process.py), all b c n.
+
+    Args:
+        unet: sizes of the network.
+        condition: name and options, see condition.py.
+        shape, channels: of the latent.
+    """
+
+    def __init__(self, unet: UNetConfig, condition: Mapping[str, Any], shape: PlaneShape, channels: int):
+        super().__init__()
+        self.condition = CONDITIONS.bind(condition)(shape, channels)
+        self.unet = PlanesUNet(unet, shape, channels, self.condition.in_channels)
+        self.shape, self.channels = shape, channels
+
+    def forward(self, z: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
+        """Args: z: b c n; t: b, what the schedule calls the level; context: None = nothing is known."""
+        return self.unet(self.condition(z, context), t)
+
+
+def make_denoise(net: LatentDenoiser, parametrisation: str, context: Context | None, guidance: float = 0.0,
+                 autocast: bool = False) -> Denoiser:
+    """Fix everything but (x, level): what a sampler calls.
+
+    Args:
+        context: of every sample of the batch.
+        guidance: w of (1 + w) cond - w uncond, where uncond knows nothing.
+        autocast: run the network in bfloat16.
+    """
+    def denoiser(seen: Context | None) -> Denoiser:
+        @torch.no_grad()
+        def denoise(x: Tensor, level: Level) -> Denoised:
+            t = torch.full((len(x),), float(level.t), device=x.device)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+                output = net(x, t, seen)
+            return to_denoised(output.float(), x, level, parametrisation)
+        return denoise
+
+    if context is None or not guidance:
+        return denoiser(context)
+    return classifier_free(denoiser(context), denoiser(None), guidance)
+
+
+class PastForm(nn.Module):
+    """A model of ours in PVDM's form: `eps = net(x_t, t, past)`, whatever it was trained to predict."""
+
+    def __init__(self, net: LatentDenoiser, schedule: ScheduleConfig, process: ProcessConfig):
+        super().__init__()
+        if net.condition.sees not in ((), ("past",)):
+            raise ValueError(f"this model looks at {', '.join(net.condition.sees)}, which net(x_t, t, past) cannot say; "
+                             "use VideoDiffusion.load instead")
+        self.net, self.schedule, self.process = net, schedule, process
+
+    def forward(self, x: Tensor, t: Tensor, past: Tensor | None = None) -> Tensor:
+        """Args: x: b c n noisy latent; t: b, labels of the schedule; past: b c n latent of the clip before, or None."""
+        context = None
+        if past is not None and self.net.condition.sees:
+            known = torch.ones(len(x), 1, self.net.shape.t, dtype=torch.bool, device=x.device)
+            context = Context(past[:, None], known)
+        level = level_at(self.schedule, t)
+        return to_denoised(self.net(x, t.float(), context), x, level, self.process.parametrisation).eps

@@ -1,0 +1,178 @@
+"""One update of the latent diffusion: encode, choose what is known, add noise, predict."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoencoder.augment import augment
+from autoencoder.codec import Codec
+from autoencoder.fill import fill_nearest
+from latent_diffusion.condition import OFFSETS, Context
+from latent_diffusion.config import DiffusionStageConfig
+from latent_diffusion.denoiser import LatentDenoiser
+from latent_diffusion.masks import MASKS
+from latent_diffusion.modelfile import DiffusionModel
+from latent_diffusion.pipeline import VideoDiffusion
+from latent_diffusion.process import add_noise, sample_losses, target
+from latent_diffusion.schedule import training_level
+from tools import checkpoint, dist
+from tools.ema import Ema
+from tools.optim import apply_update, make_optimizer
+from tools.rng import batch_rand, batch_randn, rand
+from tools.video import to_clip
+from tools.writers import strip, write_mp4, write_png
+
+
+class Example(NamedTuple):
+    latent: Tensor    # b c n: of the whole true target clip
+    context: Context  # what the condition sees around it
+
+
+class DiffusionStage:
+    """What the training loop runs for the second stage (see tools/loop.py).
+
+    Args:
+        cfg: settings of the run.
+        net: the denoiser, on the device where it trains.
+        codec: the frozen autoencoder, on the same device.
+        validation: uint8 windows b t h w c (t over all clips of a window).
+        model_config: what the model files carry.
+        codec_payload: the autoencoder's own model file, which the model files carry too.
+    """
+
+    kind = "diffusion"
+    best = ("loss", "min")
+
+    def __init__(self, cfg: DiffusionStageConfig, net: LatentDenoiser, codec: Codec, validation: Tensor,
+                 model_config: dict[str, Any], codec_payload: dict[str, Any]):
+        self.cfg, self.net, self.codec, self.validation = cfg, net, codec, validation
+        self.model_config, self.codec_payload = model_config, codec_payload
+        self.mask = MASKS.bind(cfg.mask)
+        self.device = next(net.parameters()).device
+        self.ddp = dist.wrap(net)
+        self.optimizer = make_optimizer(net, cfg.optim)
+        self.ema = Ema(net, cfg.ema)
+
+    def train_step(self, step: int, micro_batches: list[dict[str, Tensor]], total: int) -> dict[str, Any]:
+        """Make update number `step` from this process's share of a global batch of `total` windows."""
+        shown = torch.zeros((), device=self.device)
+        for i, batch in enumerate(micro_batches):
+            example = self.prepare(batch["frames"], batch["index"])
+            with dist.sync(self.ddp, i == len(micro_batches) - 1):
+                loss = self.losses(self.ddp, example, batch["index"], "train").sum() / total
+                (loss * dist.world()).backward()  # DDP averages over processes; ours is a sum
+            shown += loss.detach() * dist.world()
+        norm = apply_update(self.optimizer, self.net, self.cfg.optim, step, self.cfg.loop.steps, loss=shown)
+        self.ema.update(self.net, step)
+        return {"loss": shown, "gradient": norm}
+
+    @torch.no_grad()
+    def prepare(self, frames: Tensor, index: Tensor, stream: str = "train") -> Example:
+        """Encode windows, and choose what of them is known.
+
+        Args:
+            frames: uint8 b t h w c.
+            index: global sample indices b, on which (with the seed and the stream) all randomness depends.
+        """
+        clip = to_clip(frames.to(self.device))
+        if stream == "train":
+            clip = augment(clip, index, self.cfg.train.seed, flip=self.cfg.train.flip, shift=self.cfg.train.shift, held=0.0)
+        t, condition = self.codec.frames, self.net.condition
+        known = self.draw_masks(clip.shape[2], index, stream)  # b t
+        clip, known = self._place_unconditional(clip, known, index, stream)
+        begin = condition.target * t
+        context = condition.nothing(len(clip), self.device)
+        for place, name in enumerate(condition.sees):
+            first = begin + OFFSETS[name] * t
+            seen = known[:, first:first + t]
+            some = seen.any(1)
+            context.known[:, place] = seen
+            if some.any():  # clips of which nothing is known are not worth encoding
+                filled = fill_nearest(clip[some, :, first:first + t], seen[some])
+                context.latents[some, place] = self.codec.encode(filled)
+        return Example(self.codec.encode(clip[:, :, begin:begin + t]), context)
+
+    def draw_masks(self, frames: int, index: Tensor, stream: str) -> Tensor:
+        """Which frames of each window are known: bool b t."""
+        masks = []
+        for i in index.tolist():
+            draws = iter(rand((4 * frames + 64,), self.cfg.train.seed, stream, "mask", i).tolist())
+            masks.append(self.mask(frames, lambda draws=draws: next(draws)))
+        return torch.stack([torch.as_tensor(mask) for mask in masks]).to(self.device)
+
+    def _place_unconditional(self, clip: Tensor, known: Tensor, index: Tensor, stream: str) -> tuple[Tensor, Tensor]:
+        """Where nothing is known any clip of the window can be the target, so that a video's first frames are, too."""
+        room = clip.shape[2] - self.codec.frames
+        if not room:
+            return clip, known
+        moves = (batch_rand((), index, self.cfg.train.seed, stream, "place") * (room + 1)).long().clamp(max=room)
+        begin = self.net.condition.target * self.codec.frames
+        moves = torch.where(known.any(1).cpu(), 0, moves - begin).to(self.device)
+        frame = torch.arange(clip.shape[2], device=self.device)
+        frame = (frame + moves[:, None]) % clip.shape[2]  # only the target's frames are looked at then
+        return clip.gather(2, frame[:, None, :, None, None].expand_as(clip)), known
+
+    def losses(self, net: torch.nn.Module, example: Example, index: Tensor, stream: str) -> Tensor:
+        """Mean loss of each sample, b, at a level and with noise that follow from its index."""
+        seed, latent = self.cfg.train.seed, example.latent
+        u = batch_rand((), index, seed, stream, "level").to(self.device)
+        noise = batch_randn(latent.shape[1:], index, seed, stream, "noise").to(self.device)
+        level = training_level(self.cfg.schedule, u)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.train.autocast == "bf16"):
+            output = net(add_noise(latent, noise, level), level.t, example.context)
+        wanted = target(latent, noise, level, self.cfg.process.parametrisation)
+        loss = sample_losses(output, wanted, level, self.cfg.process)
+        return loss.sum / loss.count
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        """Loss of the averaged weights on held-out windows, at the same levels and noise each time."""
+        size, losses = self.cfg.loop.micro_batch or self.cfg.loop.batch_size, []
+        with self.ema.applied(self.net):
+            self.net.eval()
+            for i, frames in enumerate(self.validation.split(size)):
+                index = torch.arange(len(frames)) + i * size
+                losses.append(self.losses(self.net, self.prepare(frames, index, "validate"), index, "validate"))
+            self.net.train()
+        return {"loss": float(torch.cat(losses).double().mean())}
+
+    def sample(self, step: int, folder: Path) -> None:
+        """Write predictions beside the truth, and free generations: a strip of frames and a video."""
+        t, sees = self.codec.frames, self.net.condition.sees
+        with self.ema.applied(self.net):
+            model = self.as_model(step)
+            self.net.eval()
+            rows, known = [], None
+            if "past" in sees and self.validation.shape[1] >= 2 * t:
+                truth, known = self.validation[:2, :2 * t], torch.arange(2 * t) < t
+                made = model.complete(truth, known.expand(len(truth), -1), steps=self.cfg.train.sample_steps)
+                rows += [video.numpy() for pair in zip(truth, made) for video in pair]
+            rows += list(model.generate(2, frames=2 * t if "past" in sees else t, steps=self.cfg.train.sample_steps).numpy())
+            self.net.train()
+        write_png(folder / f"step-{step:08d}.png", strip(rows))
+        write_mp4(folder / f"step-{step:08d}.mp4", rows[-1])
+
+    def as_model(self, step: int) -> VideoDiffusion:
+        return VideoDiffusion(DiffusionModel(self.net, self.codec, self.cfg.schedule, self.cfg.process, "", Path(), step, "ema"))
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {"kind": self.kind, "config": self.model_config, "net": self.net.state_dict(), "ema": self.ema.state_dict(),
+                "ema_weights": self.ema.weights(), "optimizer": self.optimizer.state_dict(), "extra": {}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        checkpoint.load_strict(self.net, state["net"], "the checkpoint")
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def export(self, step: int, folder: Path, which: str) -> None:
+        """Write model_last.pth and ema_model_last.pth ("last"), or model_best.pth ("best"), autoencoder included."""
+        common = {"kind": self.kind, "config": self.model_config, "step": step, "extra": {"first_model": self.codec_payload}}
+        if which == "best":
+            checkpoint.save(folder / "model_best.pth", common | {"state": self.ema.weights(), "weights": "best"})
+        else:
+            checkpoint.save(folder / "model_last.pth", common | {"state": self.net.state_dict(), "weights": "raw"})
+            checkpoint.save(folder / "ema_model_last.pth", common | {"state": self.ema.weights(), "weights": "ema"})

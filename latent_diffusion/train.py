@@ -1,0 +1,80 @@
+"""Runs the second stage: codec, data, stage and loop, from a configuration."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from autoencoder.codec import Codec
+from autoencoder.config import FirstStageConfig
+from latent_diffusion.config import DiffusionStageConfig
+from latent_diffusion.denoiser import LatentDenoiser
+from latent_diffusion.modelfile import FIRST_MODEL, load_net, model_config
+from latent_diffusion.stage import DiffusionStage
+from tools import checkpoint, dist
+from tools.feed import open_feed
+from tools.log import Run
+from tools.loop import train
+from tools.rng import fork
+
+
+def fit_data(cfg: DiffusionStageConfig, codec: Codec) -> DiffusionStageConfig:
+    """Clips are what the autoencoder encodes: its frames, size and channels replace those of the configuration."""
+    return replace(cfg, data=replace(cfg.data, frames=codec.frames, resolution=list(codec.size),
+                                     channels=codec.config.in_channels))
+
+
+def check_pretrain_config(pretrain: FirstStageConfig, codec: Codec, file: str) -> None:
+    """Refuse an autoencoder configuration that contradicts the model file; its loss and training keys do not matter."""
+    asked, got = asdict(pretrain.model), asdict(codec.config)
+    asked["resolution"], got["resolution"] = list(pretrain.model.size), list(codec.config.size)
+    asked["options"], got["options"] = (m.get("options", {}) | {"released": None} for m in (asked, got))
+    different = [f"{key} {asked[key]} (the model has {got[key]})" for key in asked if asked[key] != got[key]]
+    if different:
+        raise ValueError(f"--pretrain_config {file} contradicts the autoencoder given: {', '.join(different[:3])}; "
+                         "give the configuration that it was trained with, or leave the flag out")
+
+
+def train_diffusion(cfg: DiffusionStageConfig, run: Run, codec: Codec, *, resume: str | None = None,
+                    init_from: str | None = None) -> None:
+    """Train the latent diffusion on the latents of a frozen autoencoder.
+
+    Args:
+        cfg: settings; clips are cut for the autoencoder whatever cfg.data says.
+        run: the claimed run folder.
+        codec: the autoencoder, ours or PVDM's.
+        resume: checkpoint file to continue from.
+        init_from: diffusion model whose weights a new run starts from.
+    """
+    codec = codec.to(dist.device())
+    cfg = fit_data(cfg, codec)
+    config = model_config(cfg, codec.shape, codec.channels)
+    with fork(cfg.train.seed, "init"):
+        net = LatentDenoiser(cfg.unet, cfg.condition, codec.shape, codec.channels).to(dist.device())
+    if init_from:
+        checkpoint.load_strict(net, load_net(init_from).state_dict(), init_from)
+    feed = open_feed(cfg.data, cfg.loop, frames=_window(cfg, net, codec), seed=cfg.train.seed,
+                     validation_clips=cfg.train.validation_clips)
+    for note in feed.notes:
+        run.log(note)
+    payload = codec_payload(codec)
+    if run.folder is not None:
+        checkpoint.save(run.folder / FIRST_MODEL, payload)
+    stage = DiffusionStage(cfg, net, codec, feed.validation, config, payload)
+    parameters = sum(p.numel() for p in net.parameters())
+    run.log(f"U-Net: {parameters / 1e6:.2f} M parameters on latents {codec.channels} x {codec.shape.total} of the autoencoder {codec.weights_hash}")
+    train(stage, feed.batches, run, cfg.loop, seed=cfg.train.seed, resume=Path(resume) if resume else None)
+
+
+def _window(cfg: DiffusionStageConfig, net: LatentDenoiser, codec: Codec) -> int:
+    """Frames of a training window: the target clip and the neighbours that the condition looks at."""
+    never = cfg.mask.get("name") == "none" or cfg.mask.get("rate") == 0
+    return codec.frames * (1 if never else net.condition.span)
+
+
+def codec_payload(codec: Codec) -> dict[str, Any]:
+    """The autoencoder as a model file, which every model file of the diffusion carries."""
+    shape = codec.shape
+    ends = [n - 1 for n in (shape.sizes[0], sum(shape.sizes[:2]), shape.total)]  # one position of each plane
+    return {"kind": "autoencoder", "config": asdict(codec.config), "state": codec.net.state_dict(), "step": 0,
+            "weights": "ema", "extra": {"latent_mean": codec.mean[:, ends].T.contiguous().cpu(),
+                                        "latent_std": codec.std[:, ends].T.contiguous().cpu()}}

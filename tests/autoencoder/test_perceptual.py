@@ -1,0 +1,136 @@
+"""LPIPS from local files equals the package's own, reaches the input with gradients, and never goes to the net."""
+
+import hashlib
+import warnings
+
+import lpips
+import pytest
+import torch
+
+from autoencoder import perceptual
+from autoencoder.perceptual import PerceptualLoss, find_vgg, load_lpips
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The package's own LPIPS on a random VGG16; its linear heads are the published ones."""
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def weights(reference, tmp_path_factory):
+    """That VGG16 as torchvision would save it, without the classifier."""
+    state = {".".join(["features", *key.split(".")[2:]]): value
+             for key, value in reference.state_dict().items() if key.startswith("net.")}
+    path = tmp_path_factory.mktemp("weights") / perceptual.VGG_FILE
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def loss(weights):
+    return PerceptualLoss(load_lpips(weights, verify=False))
+
+
+def frames(channels=3, size=(32, 48), seed=0):
+    return torch.rand((2, channels, *size), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture
+def no_places(monkeypatch, tmp_path):
+    monkeypatch.delenv("VIDEO_WEIGHTS", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)  # a call would be a TypeError
+    return tmp_path
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_value_is_that_of_the_package(loss, reference, channels):
+    a, b = frames(channels), frames(channels, seed=1)
+    wanted = reference(a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1)).flatten()
+    got = loss(a, b)
+    torch.testing.assert_close(got.total, wanted, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(got.mean(), wanted.mean(), rtol=1e-5, atol=1e-7)
+
+
+def test_equal_frames_are_at_distance_zero(loss):
+    assert loss(frames(), frames()).mean() == 0
+
+
+def test_gradient_reaches_the_reconstruction_only(loss):
+    recon, target = frames().requires_grad_(), frames(seed=1).requires_grad_()
+    loss(recon, target).mean().backward()
+    assert recon.grad.abs().sum() > 0 and target.grad is None
+    assert all(not p.requires_grad and p.grad is None for p in loss.parameters())
+
+
+def test_gradient_is_finite_where_all_features_vanish(loss):
+    dead = PerceptualLoss(load_state(loss, lambda key, value: -torch.ones_like(value) if "bias" in key else value * 0))
+    recon = frames().requires_grad_()
+    dead(recon, frames(seed=1)).mean().backward()
+    assert torch.isfinite(recon.grad).all()
+
+
+def load_state(loss, change):
+    """A copy of the network with its weights changed."""
+    import copy
+    net = copy.deepcopy(loss.net)
+    net.load_state_dict({k: change(k, v) if k.startswith("net.") else v for k, v in net.state_dict().items()})
+    return net
+
+
+def test_training_mode_changes_nothing(loss):
+    before = loss(frames(), frames(seed=1)).total
+    assert torch.equal(loss.train()(frames(), frames(seed=1)).total, before)
+    assert not any(m.training for m in loss.modules())
+
+
+def test_loading_leaves_the_global_generator_alone(weights):
+    state = torch.random.get_rng_state()
+    load_lpips(weights, verify=False)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_small_frames_are_refused(loss):
+    with pytest.raises(ValueError, match="perceptual_weight=0"):
+        loss(frames(size=(8, 32)), frames(size=(8, 32)))
+
+
+def test_places_in_order(no_places, weights, monkeypatch):
+    cache = no_places / "hub" / "checkpoints" / perceptual.VGG_FILE
+    cache.parent.mkdir(parents=True)
+    cache.touch()
+    assert find_vgg() == cache
+    monkeypatch.setenv("VIDEO_WEIGHTS", str(weights.parent))
+    assert find_vgg() == weights
+    assert find_vgg(cache) == cache
+
+
+def test_missing_file_says_what_to_fetch_and_where(no_places):
+    with pytest.raises(ValueError) as error:
+        load_lpips()
+    text = str(error.value)
+    assert "\n" not in text
+    for part in (perceptual.VGG_URL, str(no_places / "hub" / "checkpoints"), "loss.perceptual_weight=0"):
+        assert part in text
+
+
+def test_a_given_path_has_no_fallback(no_places, weights, monkeypatch):
+    monkeypatch.setenv("VIDEO_WEIGHTS", str(weights.parent))
+    with pytest.raises(ValueError, match="elsewhere"):
+        find_vgg(no_places / "elsewhere.pth")
+
+
+def test_another_file_is_refused(weights):
+    got = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+    with pytest.raises(ValueError, match=f"{got}.*397923af"):
+        load_lpips(weights)
+
+
+def test_other_networks_are_refused(tmp_path):
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "vgg.pth")
+    with pytest.raises(ValueError, match=r"no VGG16: features\.0\.weight"):
+        load_lpips(tmp_path / "vgg.pth", verify=False)

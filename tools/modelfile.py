@@ -1,0 +1,68 @@
+"""What a path given as a model stands for: a model file, a step checkpoint, a run folder, or a foreign state dict."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from tools import checkpoint
+
+WEIGHTS = {"ema": "ema_model_last.pth", "raw": "model_last.pth", "best": "model_best.pth"}
+
+
+class ModelFile(NamedTuple):
+    """The content of one model file, whatever it was read from."""
+    path: Path
+    kind: str                     # "autoencoder", "diffusion", or "foreign": a bare state dict
+    config: dict[str, Any]        # plain settings from which the owner builds the network
+    state: dict[str, Tensor]
+    step: int
+    weights: str                  # "ema", "raw", "best" or "foreign"
+    extra: dict[str, Any]         # latent statistics and the like
+
+
+def locate(path: str | Path, weights: str = "ema") -> Path:
+    """Return the file that a path given as a model stands for.
+
+    Args:
+        path: a file or a run folder, which stands for its EMA weights unless told otherwise.
+        weights: "ema", "raw" or "best"; only asked of a run folder or a step checkpoint.
+
+    Raises:
+        ValueError: the path does not exist, or the run has no such weights yet.
+    """
+    path = Path(path)
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights={weights} is not known; use one of {', '.join(WEIGHTS)}")
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise ValueError(f"no model at {path}; give a model file or a run folder such as results/first_stage_main_UCF101_42")
+    file = path / WEIGHTS[weights]
+    if not file.is_file():
+        present = [name for name, file in WEIGHTS.items() if (path / file).is_file()]
+        raise ValueError(f"{path} holds no {WEIGHTS[weights]}; "
+                         + (f"use --weights {present[0]}" if present else "it is no finished or saved run, give a model file"))
+    return file
+
+
+def read_model(path: str | Path, weights: str = "ema") -> ModelFile:
+    """Read a model; a file without our format mark comes back as kind "foreign" with its raw content as state.
+
+    Raises:
+        ValueError: nothing there, damaged, or a pickle that would run code.
+    """
+    file = locate(path, weights)
+    payload = checkpoint.load_raw(file)
+    if not isinstance(payload, dict):
+        raise ValueError(f"{file} holds a {type(payload).__name__}, not a model; give a model file of this project or of PVDM")
+    if "format" not in payload:
+        return ModelFile(file, "foreign", {}, payload, 0, "foreign", {})
+    checkpoint.check_format(payload, file)
+    if "stage" in payload:  # a step checkpoint holds both kinds of weights beside all that training needs
+        stage = payload["stage"]
+        raw = weights == "raw"
+        return ModelFile(file, stage["kind"], stage["config"], stage["net"] if raw else stage["ema_weights"],
+                         payload["step"], "raw" if raw else "ema", stage["extra"])
+    return ModelFile(file, payload["kind"], payload["config"], payload["state"], payload["step"],
+                     payload["weights"], payload["extra"])
