@@ -40,7 +40,8 @@ def claim(folder: str | Path, config: Mapping[str, Any], volatile: Set[str] = fr
     """
     folder = Path(folder)
     path = folder / "config.yaml"
-    config = OmegaConf.to_container(OmegaConf.create(dict(config)))
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+    config = OmegaConf.to_container(OmegaConf.create(text))  # as it will be read: no tuples
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, wanted a run folder; use another --id, or move it away")
     if not path.exists():
@@ -52,7 +53,7 @@ def claim(folder: str | Path, config: Mapping[str, Any], volatile: Set[str] = fr
     else:
         _refuse_change(folder, _read_config(path), config, volatile)
         state = "continue"
-    write_text(path, OmegaConf.to_yaml(OmegaConf.create(config)))
+    write_text(path, text)
     return state
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 import toy
 
 from tools import checkpoint
