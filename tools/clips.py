@@ -114,7 +114,8 @@ class Clips(Dataset):
                 if self.on_error == "raise":
                     raise
                 self.skipped[self.source.name(video)] = str(error)
-        raise ValueError(f"data.on_error=skip left none of the {n} videos; the last was: {error_of(self.skipped)}")
+        last = next(reversed(self.skipped.values()))
+        raise ValueError(f"data.on_error=skip left none of the {n} videos; the last was: {last}")
 
     def _cut(self, video: int, g: int) -> np.ndarray:  # t h w c
         need = (self.frames - 1) * self.stride + 1
@@ -123,11 +124,6 @@ class Clips(Dataset):
             raise ValueError(_too_short(self.source.name(video), length, self.frames, self.stride))
         start = int(numpy_rng(self.seed, self.stream, "start", g).integers(length - need + 1))
         return fit(self.source.read(video, start, start + need, self.stride), self.size, self.channels)
-
-
-def error_of(skipped: dict[str, str]) -> str:
-    """Return the latest reason for leaving out a video."""
-    return next(reversed(skipped.values()))
 
 
 def fit(frames: np.ndarray, size: tuple[int, int], channels: int = 3) -> np.ndarray:
@@ -282,7 +278,7 @@ def windows(source: VideoSource, frames: int, starts: Sequence[int] | None = Non
         room_of = [room(video) for video in range(len(source))]
         chosen = [(video, start) for video, fits in enumerate(room_of) for start in starts if start < fits]
     else:
-        chosen = _drawn(room, len(source), len(source) if count is None else count, seed)
+        chosen = _drawn(room, len(source), count, seed)
     if left_out:
         source.notes.append(f"{len(left_out)} of {len(source)} videos are left out, shorter than {need} frames: "
                             f"{', '.join(left_out[:20])}{' ...' if len(left_out) > 20 else ''}")
@@ -292,15 +288,15 @@ def windows(source: VideoSource, frames: int, starts: Sequence[int] | None = Non
     return chosen
 
 
-def _drawn(room, videos: int, count: int, seed: int) -> list[tuple[int, int]]:
+def _drawn(room, videos: int, count: int | None, seed: int) -> list[tuple[int, int]]:
     chosen: list[tuple[int, int]] = []
     order = numpy_rng(seed, "windows").permutation(videos).tolist()
     room = cache(room)  # a later round must not note a short video again
-    while len(chosen) < count:
+    while len(chosen) < (videos if count is None else count):
         for video in order:
-            if room(video) and len(chosen) < count:
+            if len(chosen) != count and room(video):
                 rng = numpy_rng(seed, "windows", "start", len(chosen))
                 chosen.append((video, int(rng.integers(room(video)))))
-        if not chosen:
+        if not chosen or count is None:
             break
     return chosen

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -155,14 +156,18 @@ def _size(image: np.ndarray) -> str:
 
 
 def _read_image(path: Path) -> np.ndarray:  # h w 3
-    try:
-        if path.suffix.lower() == ".png":  # several times faster than PIL
-            image = pyspng.load(path.read_bytes())
+    if path.suffix.lower() == ".png":
+        with contextlib.suppress(RuntimeError, OSError):  # a kind that it does not know, or broken: PIL will tell
+            image = pyspng.load(path.read_bytes())  # several times faster than PIL
             if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] >= 3:
                 return image[..., :3]
+    try:
         with Image.open(path) as image:
+            if image.mode.startswith("I"):  # 16 bits, which convert() would clip instead of scale
+                grey = np.rint(np.asarray(image, np.float32) / 257).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=-1)
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, RuntimeError, SyntaxError) as error:  # what decoders raise for broken files
+    except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken files
         raise ValueError(f"{path}: damaged image ({error}); replace or remove it, "
                          f"or skip such videos with data.on_error=skip") from None
 
