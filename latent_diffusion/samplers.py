@@ -88,8 +88,8 @@ def heun(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw) -> T
     """Heun's second-order method (Karras et al. 2022, algorithm 1); two evaluations a step, one in the last.
 
     The probability-flow ODE has two equal forms, with x = alpha y = sigma z: dy / d(sigma / alpha) = eps and
-    dz / d(alpha / sigma) = x0. Each step takes the one whose variable is small, so that pure noise (alpha =
-    0) is an ordinary point.
+    dz / d(alpha / sigma) = x0. Each step takes the one whose variable is small there, so that pure noise, with
+    alpha = 0, is an ordinary point.
     """
     for cur, nxt in pairwise(levels):
         x0 = denoise(x, cur).x0
@@ -97,7 +97,7 @@ def heun(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw) -> T
         if nxt.sigma == 0:
             return guess
         x0_next = denoise(guess, nxt).x0
-        if nxt.alpha < nxt.sigma:
+        if cur.alpha * nxt.alpha < cur.sigma * nxt.sigma:
             x = _toward(x, (x0 + x0_next) / 2, cur, nxt)
         else:
             eps = (noise_of(x0, x, cur) + noise_of(x0_next, guess, nxt)) / 2

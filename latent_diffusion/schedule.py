@@ -5,7 +5,7 @@ index, 0 (clean) .. steps - 1 (noisy), and -1 for no noise at all; continuous on
 label is what the network is fed.
 
 `shift` multiplies every sigma / alpha (log-SNR - 2 log shift): a latent with more positions needs more noise
-to lose the same detail (Hoogeboom et al. 2023, sec. 3.1, shift = size / 64). A table is made noisier by it.
+to lose the same detail (Hoogeboom et al. 2023, sec. 3.1, shift = side / 64). A table is made noisier by it.
 In continuous schedules, where t already names a noise level, it moves the levels that are trained and
 sampled: t' = s t / (1 + (s - 1) t) for flow (Esser et al. 2024, sec. 5.3.2), tan(pi t' / 2) = s tan(pi t / 2)
 for cosine.
@@ -148,9 +148,8 @@ def sampling_levels(cfg: ScheduleConfig, steps: int | str, spacing: str = "unifo
         steps: number of steps; or, as in guided diffusion's respacing, "10,20,30" (that many in each equal
             part of the schedule, the cleanest first) or "ddim50" (every k-th index from 0; discrete only).
         spacing: "uniform" in t (discrete: integers of linspace(-1, last, steps + 1), as PVDM); "trailing"
-        (the
-            same rounded, Lin et al. 2023); "karras" and "logsnr" by noise-to-signal ratio, with labels
-            between the table's indices where the schedule is discrete.
+            (the same but rounded, Lin et al. 2023); "karras" and "logsnr" by noise-to-signal ratio, with
+            labels between the table's indices where the schedule is discrete.
     """
     if spacing not in SPACINGS:
         raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
