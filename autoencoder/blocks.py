@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from autoencoder.planes import PlaneShape
 
-PIECE = 2048  # tokens that a CPU takes through a layer at once
+PIECE = 2048        # tokens that a CPU takes through a layer at once
+CUDA_BATCH = 2**15  # sequences of one attention call: its CUDA kernels fail from 2^16 on
 
 
 def frame_frequencies(dim: int) -> Tensor:
@@ -204,12 +205,14 @@ def run(layer: nn.Module, *args, saving: bool) -> Tensor:
 
 
 def in_pieces(layer: Callable[..., Tensor], x: Tensor, *args) -> Tensor:
-    """Call a layer that treats the batch axis of x (b ... c) as independent.
+    """Call a layer on x (b ... c), whose batch axis it treats as independent, in as many pieces as is best.
 
-    A CPU that keeps nothing for a backward pass takes a piece of the batch at a time: the same numbers with a
-    working set that fits the cache, so a third faster and in a fraction of the memory.
+    A CPU that keeps nothing for a backward pass takes a few at a time: the same numbers with a working set that
+    fits the cache, so a third faster and in a fraction of the memory.
     """
-    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    piece = CUDA_BATCH
+    if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        piece = max(1, PIECE // math.prod(x.shape[1:-1]))
+    if len(x) <= piece:
         return layer(x, *args)
-    tokens = math.prod(x.shape[1:-1])
-    return torch.cat([layer(piece, *args) for piece in x.split(max(1, PIECE // tokens))])
+    return torch.cat([layer(part, *args) for part in x.split(piece)])

@@ -136,12 +136,13 @@ def test_one_complex_product_equals_the_real_rotation():
     torch.testing.assert_close(rotate(x, table), rotate(x, table, paired=False))
 
 
-def test_without_gradients_pieces_give_the_same_numbers(monkeypatch):
+@pytest.mark.parametrize(("limit", "gradients"), [("PIECE", False), ("CUDA_BATCH", True)])
+def test_pieces_give_the_same_numbers(monkeypatch, limit, gradients):
     net = small()
     clip = clip_for(net)
     whole = net(clip)
-    monkeypatch.setattr("autoencoder.blocks.PIECE", 4)
-    with torch.no_grad():
+    monkeypatch.setattr(f"autoencoder.blocks.{limit}", 4)
+    with torch.set_grad_enabled(gradients):
         pieces = net(clip)
     torch.testing.assert_close(pieces.clip, whole.clip)
     torch.testing.assert_close(pieces.latent, whole.latent)
