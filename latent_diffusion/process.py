@@ -148,12 +148,9 @@ def sample_losses(output: Tensor, wanted: Tensor, level: Level, cfg: ProcessConf
         float32 sums and counts of shape b; add them up over micro-batches and processes, then divide once.
     """
     error = output.float() - wanted.float()
+    counted = torch.ones_like(error) if keep is None else expand(keep, error).expand_as(error)
+    error = torch.where(counted > 0, error, 0.0)  # before the loss: no gradient, whatever the others hold
     each = elementwise(error, cfg) * expand(loss_weight(level, cfg), error)
-    if keep is None:
-        counted = torch.ones_like(each)
-    else:
-        counted = expand(keep, each).expand_as(each)
-        each = torch.where(counted > 0, each, 0.0)
     return Loss(each.flatten(1).sum(1), counted.flatten(1).sum(1))
 
 
