@@ -14,7 +14,7 @@ from torch import Tensor
 from tools.registry import Registry
 
 METRICS = Registry("metric")
-_CHUNK = 1 << 21  # values scored at once: bounds the memory, and stays near the cache
+_CHUNK = 1 << 19  # pixels x channels scored at once: near the cache, and long videos need no more memory
 
 
 class Metric(Protocol):
