@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from tools.sources import SOURCES, check_split
-from tools.tree import FileSource, describe, find_videos
+from tools.tree import FileSource, child, describe, find_videos
 
 _SIDES = {"train": ("train", "training", "sky_train"), "test": ("test", "testing", "sky_test", "val", "valid",
                                                                 "validation")}
@@ -73,17 +73,6 @@ class Sky(Videos):
         if any(_side(path, names) for names in _SIDES.values()):
             return path
         return child(path, {"skytimelapse", "sky"}) or path
-
-
-def is_called(path: Path, names: set[str]) -> bool:
-    """Tell whether a folder bears one of these names, whatever its case, dashes and underscores."""
-    return path.is_dir() and path.absolute().name.lower().replace("-", "").replace("_", "") in names
-
-
-def child(path: Path, names: set[str]) -> Path | None:
-    """Return the first subfolder that is_called so, if there is one."""
-    entries = sorted(path.iterdir()) if path.is_dir() else []
-    return next((entry for entry in entries if is_called(entry, names)), None)
 
 
 def _side(root: Path, names: tuple[str, ...]) -> Path | None:

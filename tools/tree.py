@@ -60,6 +60,17 @@ def describe(root: Path, limit: int = 5) -> str:
     return f"found {', '.join(entries[:limit])}{more}" if entries else "an empty folder"
 
 
+def is_called(path: Path, names: set[str]) -> bool:
+    """Tell whether a folder bears one of these names, whatever its case, dashes and underscores."""
+    return path.is_dir() and path.absolute().name.lower().replace("-", "").replace("_", "") in names
+
+
+def child(path: Path, names: set[str]) -> Path | None:
+    """Return the first subfolder that is_called so, if there is one."""
+    entries = sorted(path.iterdir()) if path.is_dir() else []
+    return next((entry for entry in entries if is_called(entry, names)), None)
+
+
 class FileSource:
     """Videos that are files or frame folders; what most datasets need is only the list of them.
 

@@ -6,9 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from tools.folder import child, is_called
 from tools.sources import SOURCES, check_split
-from tools.tree import FileSource, describe, find_videos
+from tools.tree import FileSource, child, describe, find_videos, is_called
 
 _LISTS = "ucfTrainTestlist"
 _OFFICIAL = re.compile(r"v_\w+_g\d\d_c\d\d", re.IGNORECASE)

@@ -1,6 +1,9 @@
 """Every source is in bounds and deterministic; every layout that people have is found, or the error says why."""
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,3 +243,9 @@ def test_real_ucf(video_data):
         assert len(ucf101(path, split="train", fold=2)) == 4
         with pytest.raises(ValueError, match=r"data.split=all"):
             ucf101(path, split="train")
+
+
+@pytest.mark.parametrize("module", ["sources", "folder", "ucf101", "shapes", "tree"])
+def test_any_module_may_be_imported_first(module):
+    code = f"import tools.{module}; from tools.sources import SOURCES; assert 'UCF101' in SOURCES and 'SHAPES' in SOURCES"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
