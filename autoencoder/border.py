@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 GREY = 127.5  # grey levels per unit of a clip
-TAU = 8.0     # chosen on real video
+TAU = 12.0    # these two gave the best PSNR on real video, over blurred, smeared and flickering codecs
 BLUR = 5
 
 
@@ -78,7 +78,7 @@ def paste_known(decoded: Tensor, given: Tensor, known: Tensor, *,
         blur: Side in pixels of the neighbourhood in which content is compared, odd.
 
     Returns:
-        b c t h w in [-1, 1]; equals `given` where known, and `decoded` where nothing near is known.
+        b c t h w; equals `given` where known, and `decoded` where nothing known looks alike.
     """
     if tau <= 0 or blur < 1 or blur % 2 == 0:
         raise ValueError(f"border needs tau > 0 and an odd blur >= 1, got tau={tau} and blur={blur}")
@@ -86,12 +86,16 @@ def paste_known(decoded: Tensor, given: Tensor, known: Tensor, *,
     mask = rearrange(known, "b t -> b 1 t 1 1")
     given = torch.where(mask, given, decoded)  # an unknown frame may hold anything, NaN included
     residual = given - decoded
-    out = decoded
+    total, share, best = 0.0, 0.0, torch.zeros_like(decoded[:, :1])
     sides = nearest_known(known)
-    for index, weight in zip(sides, side_weights(*sides)):
-        gate = similarity(decoded, at_frames(decoded, index), tau=tau, blur=blur)
-        out = out + rearrange(weight, "b t -> b 1 t 1 1") * gate * at_frames(residual, index)
-    return torch.where(mask, given, out.clamp(-1, 1))
+    for index, near in zip(sides, side_weights(*sides)):
+        near = rearrange(near, "b t -> b 1 t 1 1")
+        gate = similarity(decoded, at_frames(decoded, index), tau=tau, blur=blur)  # b 1 t h w
+        total = total + near * gate * at_frames(residual, index)
+        share = share + near * gate
+        best = torch.maximum(best, torch.where(near > 0, gate, 0.0))
+    # Where one side has changed, the other speaks for both: a weighted mean, as strong as the better gate.
+    return torch.where(mask, given, decoded + best * total / share.clamp(min=1e-6))
 
 
 def border_jump(frames: Tensor, known: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -195,8 +194,11 @@ COMMANDS: dict[str, Command] = {
                                  "batch_size seed npz out no_border overrides")),
     "plan": Command("print the windows of a scheme as JSON: --scheme NAME --frames T --known SPEC --window W --stride S",
                     from_flags("latent_diffusion.plan", "print_plan", "scheme frames known window stride")),
-    "evaluate": Command("metrics between two folders of videos: --real DIR --fake DIR --metrics psnr,ssim",
-                        from_flags("evals.run", "run", "real fake metrics protocol known_frames batch_size resolution out")),
+    "evaluate": Command("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME",
+                        from_flags("latent_diffusion.evaluate", "run",
+                                   "real fake metrics protocol known_frames batch_size resolution out model first_model weights "
+                                   "task num_videos samples_per_video frames known data data_path scheme window stride overlap "
+                                   "sampler steps eta guidance starts seed no_border overrides")),
     "demo": Command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at",
                     from_flags("latent_diffusion.demo", "demo", "results seed")),
     "info": Command("what a model file is: --model MODEL",

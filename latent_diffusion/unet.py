@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -87,7 +87,7 @@ def equal_planes(shape: PlaneShape) -> list[list[int]]:
 
 def per_plane(value: Tensor, sheet: Tensor) -> Tensor:
     """A value of each sample for each of its planes in a sheet: b c -> (b k) c 1 1."""
-    return value.repeat_interleave(len(sheet) // len(value), dim=0)[:, :, None, None]
+    return repeat(value, "b c -> (b k) c 1 1", k=len(sheet) // len(value))
 
 
 def as_tokens(sheet: Tensor, batch: int) -> Tensor:
@@ -187,8 +187,8 @@ class Attention(nn.Module):
         self.norm_k = nn.RMSNorm(head, eps=1e-6) if cfg.qk_norm else nn.Identity()
 
     def branch(self, tokens: Tensor) -> Tensor:  # b n c -> b n c, what is to be added
-        x = rearrange(tokens, "b n c -> b c n 1")  # channels-last, which group norm takes as it lies
-        x = rearrange(self.norm(x), "b c n 1 -> b n c").to(tokens.dtype)
+        x = rearrange(tokens, "b n c -> b c 1 n")  # channels-last, so that group norm takes it as it lies
+        x = rearrange(self.norm(x), "b c 1 n -> b n c").to(tokens.dtype)
         q, k, v = rearrange(self.qkv(x), "b n (head three d) -> three b head n d", head=self.heads, three=3)
         x = F.scaled_dot_product_attention(self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype), v)
         return self.out(rearrange(x, "b head n d -> b n (head d)"))
@@ -206,7 +206,8 @@ class PackedAttention(Attention):
 
     def forward(self, sheets: Sheets, batch: int) -> Sheets:
         parts = [as_tokens(x, batch) for x in sheets]
-        change = self.branch(torch.cat(parts, dim=1)).split([part.shape[1] for part in parts], dim=1)
+        tokens = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        change = self.branch(tokens).split([part.shape[1] for part in parts], dim=1)
         return [as_sheet(part + c, x) for part, c, x in zip(parts, change, sheets)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import pickle
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tools.files import replacing
+
 FORMAT = "triplane-video/1"
 STEP_FILE = re.compile(r"step-(\d{8,})\.pt")
 PLAIN = {type(None), bool, int, float, str, bytes, torch.Size, torch.dtype}
@@ -30,17 +31,10 @@ def save(path: str | Path, payload: Mapping[str, Any]) -> None:
     path = Path(path)
     payload = {"format": FORMAT, **payload}
     _assert_plain(payload, path.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()  # a full disk must not stay full of half a file
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(payload, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _assert_plain(value: Any, where: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -14,14 +13,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from tools.files import write_text
+
 ABSENT = "absent"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file so that a kill leaves the old or the new text."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def claim(folder: str | Path, config: Mapping[str, Any], volatile: Set[str] = frozenset()) -> str:

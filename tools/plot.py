@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from pathlib import Path
 
+from tools.files import replacing
 from tools.log import read_metrics
 
 COLUMNS = 3
@@ -49,8 +49,5 @@ def plot(metrics: str | Path, out: str | Path) -> None:
         axis.legend(fontsize=8)
     for axis in list(figure.axes)[len(groups):]:
         axis.set_visible(False)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=100)
-    os.replace(temporary, out)  # a page that shows the picture never sees half of it
+    with replacing(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)

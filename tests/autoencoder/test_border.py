@@ -70,6 +70,15 @@ def test_residuals_are_interpolated_in_time():
     torch.testing.assert_close(out[0, 0, :, 3, 3], torch.tensor([0.4, 0.5, 0.6, 0.7, 0.8]))
 
 
+def test_one_side_speaks_for_both_where_the_other_has_changed():
+    truth = repeat(noise(1, 3, 16, 16), "b c h w -> b c t h w", t=6) * 0.5
+    decoded = soft(truth)
+    truth[:, :, 0] += 0.5  # only the first frame is another picture
+    decoded[:, :, 0] += 0.5
+    out = paste_known(decoded, truth, mask("1....1"))
+    torch.testing.assert_close(out, truth)
+
+
 def test_nothing_known_is_the_identity():
     decoded = noise(2, 3, 4, 8, 8)
     nothing = torch.full_like(decoded, torch.nan)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from autoencoder.discriminator import CriticConfig, Critics, PatchCritic
+from autoencoder.losses import critic_hinge, generator_hinge, gradient_penalty
 
 SMALL = dict(channels=8, layers=2)
 
@@ -69,6 +71,45 @@ def test_spectral_norm_bounds_every_kernel():
         critic(torch.randn(1, 3, 8, 8))
     for layer in critic.layers:
         assert torch.linalg.matrix_norm(layer[0].weight.flatten(1), 2) < 1.01
+
+
+def fresh_noise(seed, count=8):
+    return torch.randn((count, 1, 2, 12, 12), generator=torch.Generator().manual_seed(seed))
+
+
+def blurred(clip):
+    return F.avg_pool3d(clip, (1, 3, 3), 1, (0, 1, 1)) * 2
+
+
+@pytest.mark.parametrize("norm", ["group", "none", "batch"])
+@pytest.mark.parametrize("spectral", [False, True])
+def test_hinge_teaches_what_is_real_and_the_way_there(norm, spectral):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        critic = PatchCritic(1, CriticConfig(**SMALL, norm=norm, spectral=spectral), dims=3, frames=2)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
+    for step in range(40):
+        real, fake = fresh_noise(step), blurred(fresh_noise(1000 + step))
+        loss = critic_hinge(*critic(torch.cat([real, fake])).logits.chunk(2)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    real, fake = fresh_noise(5000), blurred(fresh_noise(6000)).requires_grad_()
+    verdicts = critic.requires_grad_(False)(torch.cat([real, fake])).logits.chunk(2)
+    assert verdicts[0].mean() > verdicts[1].mean() + 0.5
+    (grad,) = torch.autograd.grad(generator_hinge(verdicts[1]).mean(), fake)
+    better = critic(torch.cat([real, fake - 0.1 * grad / grad.square().mean().sqrt()])).logits.chunk(2)[1]
+    assert better.mean() > verdicts[1].mean()
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+@pytest.mark.parametrize("spectral", [False, True])
+def test_gradient_penalty_trains_every_kernel(norm, spectral):
+    critic = PatchCritic(3, CriticConfig(**SMALL, norm=norm, spectral=spectral), dims=3, frames=2)
+    clip = torch.randn(2, 3, 2, 16, 16, requires_grad=True)
+    gradient_penalty(critic(clip).logits, clip).mean().backward()
+    kernels = [p for name, p in critic.named_parameters() if p.ndim == 5]
+    assert len(kernels) == 4 and all(p.grad.abs().sum() > 0 for p in kernels)
 
 
 @pytest.mark.parametrize("wrong", [{"norm": "sync"}, {"layers": 0}, {"kernel": 1}, {"channels": 0}])

@@ -66,6 +66,7 @@ class Evil:
         return os.mkdir, (self.path,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, legacy):
     trap = str(tmp_path / "ran")

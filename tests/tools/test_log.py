@@ -1,3 +1,5 @@
+import io
+import re
 import subprocess
 import sys
 
@@ -112,6 +114,22 @@ def test_the_bar_is_silent_without_a_terminal(run, capsys):
         assert not run.bar_shown
         run.postfix("loss 1")
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_shows_the_time_left_on_a_terminal(run, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with run.progress(10, 3) as bar:
+        assert run.bar_shown
+        bar.update()
+        run.log("a line")  # does not cut through the bar
+        run.postfix("loss 0.5")
+        assert "4/10" in sys.stderr.getvalue() and "loss 0.5" in sys.stderr.getvalue()
+        assert re.search(r"\[\d\d:\d\d<\d\d:\d\d", sys.stderr.getvalue())  # spent < left
+    assert capsys.readouterr().out == "a line\n"
 
 
 def test_null_writes_nothing(tmp_path, monkeypatch, capsys):

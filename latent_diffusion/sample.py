@@ -1,0 +1,190 @@
+"""The command `sample`: videos from a model or a baseline, with all that a comparison needs beside them."""
+
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from latent_diffusion import baselines
+from latent_diffusion.pipeline import VideoDiffusion
+from latent_diffusion.samplers import SAMPLERS
+from latent_diffusion.task import known_frames
+from tools import dist
+from tools.clips import DataConfig, fit, open_source, windows
+from tools.log import write_text
+from tools.sources import SOURCES, VideoSource
+from tools.writers import grid_frames, strip, write_gif, write_mp4, write_png
+
+
+@dataclass(frozen=True)
+class Window:
+    """One stretch of a real video."""
+    name: str        # of the video
+    start: int
+    frames: Tensor   # uint8 t h w c
+
+
+def sample(*, model: str | None, first_model: str | None, weights: str, task: str | None, baseline: str | None,
+           num_videos: int | None, samples_per_video: int, frames: int | None, known: str | None, data: str | None,
+           data_path: str | None, input: str | None, resize: bool, scheme: str, window: int | None, stride: int | None,
+           overlap: int | None, sampler: str, steps: str | None, eta: float | None, guidance: float, starts: str | None,
+           batch_size: int | None, seed: int, npz: bool, out: str | None, no_border: bool, overrides: list[str]) -> None:
+    """Make videos and write DIR/samples, DIR/real, DIR/videos, grid.gif, grid.png and sample.json."""
+    if bool(model) == bool(baseline):
+        raise ValueError("--exp sample needs either --model RUN or --baseline " + "|".join(baselines.BASELINES))
+    pipeline = VideoDiffusion.load(model, first_model=first_model, weights=weights) if model else None
+    task = task or ("predict" if data or input else "generate")
+    clip = pipeline.clip if pipeline else (frames or 16) // 2
+    mask = known_frames(task, clip, frames, known)
+    settings = {"sampler": sampler_options(sampler, eta), "steps": steps or "50", "guidance": guidance, "scheme": scheme,
+                "window": window or 2, "stride": stride or 1, "overlap": overlap, "seed": seed, "border": not no_border}
+    truth, notes = _truth(task, mask, pipeline, data=data, data_path=data_path, input=input, resize=resize, starts=starts,
+                          num_videos=num_videos, seed=seed, overrides=overrides)
+    folder = Path(out) if out else _default_folder(pipeline, model, task, settings, len(mask), baseline)
+    count = len(truth) or num_videos or 4
+    seconds, evaluations = _make(folder, truth, mask, pipeline, baseline, settings, count, samples_per_video, batch_size or 4)
+    dist.barrier()
+    if not dist.is_main():
+        return
+    _show(folder, truth, mask, count, samples_per_video, npz)
+    record = {"task": task, "frames": len(mask), "known_frames": mask.nonzero().flatten().tolist(),
+              "baseline": baseline, "model": str(pipeline.model.file) if pipeline else None,
+              "weights": pipeline.model.weights if pipeline else None, "step": pipeline.model.step if pipeline else None,
+              "weights_hash": pipeline.model.weights_hash if pipeline else None,
+              "first_model_hash": pipeline.model.codec.weights_hash if pipeline else None,
+              **settings, "samples_per_video": samples_per_video, "network_evaluations_per_video": evaluations,
+              "seconds": round(seconds, 3), "torch": torch.__version__, "machine": platform.machine(),
+              "videos": [{"video": i, "name": w.name, "start": w.start} for i, w in enumerate(truth)], "notes": notes}
+    write_text(folder / "sample.json", json.dumps(record, indent=1) + "\n")
+    print(f"{count} videos x {samples_per_video} of {len(mask)} frames in {seconds:.1f} s: {folder}")
+
+
+def sampler_options(name: str, eta: float | None) -> dict[str, Any]:
+    """A sampler and its options; --eta is refused where the sampler has none."""
+    options = {"name": name} | ({} if eta is None else {"eta": eta})
+    SAMPLERS.bind(options)
+    return options
+
+
+def _truth(task: str, mask: Tensor, pipeline: VideoDiffusion | None, *, data, data_path, input, resize, starts, num_videos,
+           seed, overrides) -> tuple[list[Window], list[str]]:
+    """The real windows whose frames are given; for `generate` without data there are none."""
+    if not data and not input:
+        if bool(mask.any()):
+            raise ValueError(f"--task {task} needs real frames: --data NAME --data_path DIR, or --input PATH")
+        return [], []
+    if data and input:
+        raise ValueError("--data and --input are two ways to name the videos; give one of them")
+    options = _data_settings(overrides)
+    if data:
+        cfg = DataConfig(name=data, path=data_path or "", split=options.pop("split", "test"),
+                         fold=int(options.pop("fold", 1)), options=options)
+        source = open_source(cfg)
+    else:
+        source = SOURCES.bind({"name": "VIDEOS", **({"split": options["split"]} if "split" in options else {})})(input)
+    begins = [int(s) for s in starts.split(",")] if starts else ([0] if input else None)
+    length = len(mask)
+    if input and bool(mask.any()):
+        length = int(mask.nonzero().max()) + 1  # what follows the given frames need not exist
+        if all(source.num_frames(i) >= len(mask) for i in range(len(source))):
+            length = len(mask)
+    chosen = windows(source, length, begins, num_videos, seed)
+    if num_videos:
+        chosen = chosen[:num_videos]
+    size = pipeline.size if pipeline else None
+    return [_read(source, video, start, length, size, bool(data) or resize) for video, start in chosen], list(source.notes)
+
+
+def _data_settings(overrides: list[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in overrides:
+        key, _, value = item.partition("=")
+        if not key.startswith("data.") or not value:
+            raise ValueError(f'--exp sample takes flags and data.* settings, got "{item}"')
+        options[key.removeprefix("data.").removeprefix("options.")] = value
+    return options
+
+
+def _read(source: VideoSource, video: int, start: int, length: int, size: tuple[int, int] | None, resize: bool) -> Window:
+    frames = source.read(video, start, start + length)
+    if size and frames.shape[1:3] != size:
+        if not resize:
+            raise ValueError(f"video {source.name(video)} is {frames.shape[1]}x{frames.shape[2]}, the model makes "
+                             f"{size[0]}x{size[1]} (height x width); add --resize to scale and crop it")
+        frames = fit(frames, size)
+    return Window(source.name(video), start, torch.from_numpy(np.ascontiguousarray(frames)))
+
+
+def _make(folder: Path, truth: list[Window], mask: Tensor, pipeline: VideoDiffusion | None, baseline: str | None,
+          settings: dict[str, Any], count: int, samples: int, batch_size: int) -> tuple[float, int]:
+    """Make this process's share of the samples, and write each as soon as it is there."""
+    for name in ("samples", "real", "videos"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    jobs = [(video, number) for video in range(count) for number in range(samples)][dist.rank()::dist.world()]
+    begun, calls = time.monotonic(), 0
+    with tqdm(total=len(jobs), unit="video", desc="sampling", dynamic_ncols=True, disable=not dist.is_main()) as bar:
+        def progress(videos: int) -> None:
+            nonlocal calls
+            calls += videos
+            bar.set_postfix_str(f"{calls} network evaluations")
+
+        for first in range(0, len(jobs), batch_size):
+            part = jobs[first:first + batch_size]
+            given = _given([video for video, _ in part], truth, mask, pipeline)
+            if baseline:
+                results = baselines.complete(baseline, given, mask)
+            else:
+                results = pipeline.complete(given, mask, ids=part, progress=progress, **settings)
+            for (video, number), result in zip(part, results):
+                np.save(folder / "samples" / f"{video:05d}_{number:02d}.npy", result.numpy())
+                write_mp4(folder / "videos" / f"{video:05d}_{number:02d}.mp4", result.numpy())
+            bar.update(len(part))
+    return time.monotonic() - begun, calls // max(len(jobs), 1)
+
+
+def _given(videos: list[int], truth: list[Window], mask: Tensor, pipeline: VideoDiffusion | None) -> Tensor:
+    """The frames that are looked at, b t h w c; unknown ones are blank, so that nothing can leak."""
+    if not truth:
+        return torch.zeros(len(videos), len(mask), *pipeline.size, pipeline.model.codec.config.in_channels, dtype=torch.uint8)
+    rows = []
+    for video in videos:
+        frames = truth[video].frames
+        row = torch.zeros(len(mask), *frames.shape[1:], dtype=torch.uint8)
+        row[:len(frames)] = frames
+        row[~mask] = 0
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def _show(folder: Path, truth: list[Window], mask: Tensor, count: int, samples: int, npz: bool) -> None:
+    """Write the truth, and what one looks at first: a strip of frames, the truth above the sample, and a moving grid."""
+    def made(video: int, number: int = 0) -> np.ndarray:
+        return np.load(folder / "samples" / f"{video:05d}_{number:02d}.npy")
+
+    whole = bool(truth) and all(len(window.frames) == len(mask) for window in truth)
+    if whole:
+        for video, real in enumerate(truth):
+            np.save(folder / "real" / f"{video:05d}.npy", real.frames.numpy())
+    if npz:
+        np.savez(folder / "samples.npz", np.stack([made(video, n) for video in range(count) for n in range(samples)]))
+    write_gif(folder / "grid.gif", grid_frames([made(video) for video in range(min(count, 16))]))
+    rows = []
+    for video in range(min(count, 6)):
+        rows += [truth[video].frames.numpy(), made(video)] if whole else [made(video)]
+    write_png(folder / "grid.png", strip(rows, every=max(1, len(mask) // 16), known=mask.tolist()))
+
+
+def _default_folder(pipeline: VideoDiffusion | None, model: str | None, task: str, settings: dict[str, Any], frames: int,
+                    baseline: str | None) -> Path:
+    name = f"{task}_{settings['scheme']}_{settings['window']}_{settings['stride']}_{frames}"
+    if pipeline is None:
+        return Path("results") / "baselines" / f"{baseline}_{task}_{frames}"
+    run = Path(model) if Path(model).is_dir() else Path(model).parent
+    return run / "samples" / f"{pipeline.model.weights}-{pipeline.model.step}" / name
