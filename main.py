@@ -13,7 +13,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="main.py", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         description="Two-stage latent video diffusion.\n\nexperiments (--exp):\n" + experiments,
-        epilog="Settings of a YAML are changed with dotted keys, e.g. optim.lr=2e-4 loop.save_every=500, anywhere on the line.\n"
+        epilog="Settings of a YAML are changed with dotted keys anywhere on the line: optim.lr=2e-4 loop.save_every=500.\n"
                "torchrun --standalone --nproc_per_node=N main.py ... runs the same on N processes.")
     parser.add_argument("--exp", required=True, choices=list(commands.COMMANDS), metavar="NAME", help="what to do, see above")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and exit")

@@ -62,7 +62,7 @@ def reconstruct(*, first_model: str | None, weights: str, input: str | None, out
 def through(codec: Codec, frames: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
     """One video (uint8 t h w c) through the codec: frames of the same length, and latents c (s n) of its s clips."""
     t, length = codec.frames, len(frames)
-    starts = list(range(0, length - t, t)) + [length - t]
+    starts = [*range(0, length - t, t), length - t]
     clips = torch.stack([frames[s:s + t] for s in starts])
     latents, made = [], torch.zeros_like(frames)
     for first in range(0, len(starts), batch_size):

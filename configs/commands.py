@@ -36,7 +36,7 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--id", "name of the run (default main)", default="main"),
         flag("--seed", "all randomness follows from it (default 42)", int, default=42),
         flag("--results", "where run folders go (default results)", default="results"),
-        flag("--resume", "continue from this checkpoint file; the same command continues its own run by itself", metavar="FILE"),
+        flag("--resume", "continue from a checkpoint file (the same command continues its own run anyway)", metavar="FILE"),
         flag("--init_from", "start a new run from a model's weights (fine-tuning)", metavar="MODEL"),
     ],
     "data": [
@@ -186,7 +186,8 @@ COMMANDS: dict[str, Command] = {
     "first_stage": Command("train the autoencoder (base_gan.yaml and --first_stage_folder: adversarially)", first_stage),
     "ddpm": Command("train the latent diffusion: --first_model MODEL", ddpm),
     "reconstruct": Command("run videos through the autoencoder: --first_model M --input PATH --out DIR",
-                           from_flags("autoencoder.reconstruct", "reconstruct", "first_model weights input out resize batch_size")),
+                           from_flags("autoencoder.reconstruct", "reconstruct",
+                                      "first_model weights input out resize batch_size")),
     "sample": Command("make videos: --model RUN --task predict --data NAME, or --baseline repeat_last",
                       from_flags("latent_diffusion.sample", "sample",
                                  "model first_model weights task baseline num_videos samples_per_video frames known data "
@@ -196,8 +197,8 @@ COMMANDS: dict[str, Command] = {
                     from_flags("latent_diffusion.plan", "print_plan", "scheme frames known window stride")),
     "evaluate": Command("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME",
                         from_flags("latent_diffusion.evaluate", "run",
-                                   "real fake metrics protocol known_frames batch_size resolution out model first_model weights "
-                                   "task num_videos samples_per_video frames known data data_path scheme window stride overlap "
+                                   "real fake metrics protocol known_frames batch_size resolution out model first_model "
+                                   "weights task num_videos samples_per_video frames known data data_path scheme window stride overlap "
                                    "sampler steps eta guidance starts seed no_border overrides")),
     "demo": Command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at",
                     from_flags("latent_diffusion.demo", "demo", "results seed")),

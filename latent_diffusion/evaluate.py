@@ -15,7 +15,8 @@ def run(*, real: str | None, fake: str | None, metrics: str, protocol: str, know
             raise ValueError("--exp evaluate takes --real and --fake, or --model and --data, not both")
         if not data:
             raise ValueError("--exp evaluate --model RUN needs real videos to compare with: --data NAME")
-        folder = Path(out).with_suffix("") if out else Path(model if Path(model).is_dir() else Path(model).parent) / "evaluation"
+        run_folder = Path(model) if Path(model).is_dir() else Path(model).parent
+        folder = Path(out).with_suffix("") if out else run_folder / "evaluation"
         sample(model=model, data=data, batch_size=batch_size, out=str(folder), input=None, baseline=None, resize=True,
                npz=False, **sampling)
         real, fake = str(folder / "real"), str(folder / "samples")

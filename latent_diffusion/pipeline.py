@@ -50,8 +50,8 @@ class VideoDiffusion:
         """Height and width of the frames, in pixels."""
         return self.model.codec.size
 
-    def complete(self, frames: Frames, known: Tensor | np.ndarray | Sequence[bool], *, sampler: str | Mapping[str, Any] = "ddim",
-                 steps: int | str = 50, seed: int = 0, guidance: float = 0.0, scheme: str = "autoreg", window: int = 2,
+    def complete(self, frames: Frames, known: Tensor | np.ndarray | Sequence[bool], *,
+                 sampler: str | Mapping[str, Any] = "ddim", steps: int | str = 50, seed: int = 0, guidance: float = 0.0, scheme: str = "autoreg", window: int = 2,
                  stride: int = 1, overlap: int | None = None, spacing: str = "uniform",
                  ids: Sequence[tuple[int, int]] | None = None, border: bool = True,
                  progress: Callable[[int], None] | None = None) -> Tensor:
@@ -127,5 +127,6 @@ class VideoDiffusion:
         if mask.dim() == 1:
             mask = mask.expand(len(video), -1)
         if mask.dtype != torch.bool or tuple(mask.shape) != tuple(video.shape[:2]):
-            raise ValueError(f"known must be bool b t = {tuple(video.shape[:2])}, got {mask.dtype} of shape {tuple(mask.shape)}")
+            raise ValueError(f"known must be bool b t = {tuple(video.shape[:2])}, got {mask.dtype} of shape "
+                             f"{tuple(mask.shape)}")
         return mask.contiguous()

@@ -155,7 +155,8 @@ class DiffusionStage:
         write_mp4(folder / f"step-{step:08d}.mp4", rows[-1])
 
     def as_model(self, step: int) -> VideoDiffusion:
-        return VideoDiffusion(DiffusionModel(self.net, self.codec, self.cfg.schedule, self.cfg.process, "", Path(), step, "ema"))
+        return VideoDiffusion(DiffusionModel(self.net, self.codec, self.cfg.schedule, self.cfg.process, "", Path(), step,
+                                             "ema"))
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

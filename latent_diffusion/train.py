@@ -61,7 +61,8 @@ def train_diffusion(cfg: DiffusionStageConfig, run: Run, codec: Codec, *, resume
         checkpoint.save(run.folder / FIRST_MODEL, payload)
     stage = DiffusionStage(cfg, net, codec, feed.validation, config, payload)
     parameters = sum(p.numel() for p in net.parameters())
-    run.log(f"U-Net: {parameters / 1e6:.2f} M parameters on latents {codec.channels} x {codec.shape.total} of the autoencoder {codec.weights_hash}")
+    run.log(f"U-Net: {parameters / 1e6:.2f} M parameters on latents {codec.channels} x {codec.shape.total} "
+            f"of the autoencoder {codec.weights_hash}")
     train(stage, feed.batches, run, cfg.loop, seed=cfg.train.seed, resume=Path(resume) if resume else None)
 
 

@@ -1,5 +1,6 @@
 """What a training run reads: batches by step, and fixed validation clips that no step sees."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -45,10 +46,8 @@ def _batches(clips: Clips, data: DataConfig, loop: LoopConfig, start: int, stop:
 def _validation(data: DataConfig, source: VideoSource, frames: int, seed: int, count: int) -> tuple[Tensor, str]:
     held_out, side = source, "training videos (the dataset has no other side)"
     if data.split == "train":
-        try:
+        with contextlib.suppress(ValueError):  # the note then says which videos were taken instead
             held_out, side = open_source(data, "test"), "test videos"
-        except ValueError:
-            pass  # validation then says which videos it used instead
     chosen = windows(held_out, frames, count=count, seed=seed, stride=data.stride)
     need = (frames - 1) * data.stride + 1
     clips = [fit(held_out.read(video, start, start + need, data.stride), data.size, data.channels) for video, start in chosen]
