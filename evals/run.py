@@ -21,6 +21,7 @@ from tqdm import tqdm
 from evals.pairs import Entry, Pairing, VideoSet, open_set, pair_videos
 from evals.protocol import METRICS
 from tools import dist
+from tools.files import write_text
 from tools.registry import nearest
 from tools.video import resize_crop
 
@@ -102,11 +103,7 @@ def run(*, real: str | None, fake: str | None, metrics: str, out: str | None = N
 
 def write_report(path: str | os.PathLike, result: dict) -> None:
     """Write the result as JSON, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def _names(metrics: Sequence[str] | str) -> list[str]:

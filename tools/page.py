@@ -14,12 +14,12 @@ from pathlib import Path
 import av
 from PIL import Image
 
-from tools.log import write_text
+from tools.files import write_text
 
 _IMAGES = {".gif": "image/gif", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
            ".webp": "image/webp", ".svg": "image/svg+xml"}
 _VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}
-_SMALL = 256  # media narrower than this are enlarged by a whole factor, so that pixels stay squares
+_SMALL = 256  # small media are enlarged towards this width by a whole factor, so that pixels stay squares
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fcfcfa; --ink: #1d1f21; --soft: #6b7075; --line: #dcdcd6; --card: #f3f3ef; }
@@ -70,8 +70,7 @@ def write_page(path: str | os.PathLike, title: str, sections: Sequence[Section])
         ValueError: a media file is missing, or of a kind that browsers do not show.
     """
     body = "\n".join(_section(section) for section in sections)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_text(Path(path), f"""<!doctype html>
+    write_text(path, f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -103,8 +102,7 @@ def _inline(text: str) -> str:
 
 def _table(rows: Sequence[dict]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    numeric = {c for c in columns if any(map(_is_number, values := [row.get(c) for row in rows]))
-               and all(v is None or _is_number(v) for v in values)}
+    numeric = {c for c in columns if all(_is_number(row[c]) for row in rows if row.get(c) is not None)}
 
     def line(tag: str, cells: Sequence[str]) -> str:
         return "<tr>" + "".join(f'<{tag}{" class=number" * (c in numeric)}>{cell}</{tag}>'
