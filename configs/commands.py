@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from configs.schema import DEFAULTS, SCHEMAS, load_config, plain
+from configs.schema import DEFAULTS, FOLDER, SCHEMAS, load_config, plain
 from tools import dist
 from tools.log import Run, claim
 from tools.sources import SOURCES
@@ -161,6 +161,20 @@ def ddpm(args: argparse.Namespace) -> None:
     run.close()
 
 
+def demo(args: argparse.Namespace) -> None:
+    from latent_diffusion.demo import demo as run_demo
+    flags = {"train.seed": args.seed}
+    first = load_config(SCHEMAS["first_stage"], FOLDER / "demo" / "autoencoder.yaml", flags)
+    second = load_config(SCHEMAS["ddpm"], FOLDER / "demo" / "diffusion.yaml", flags)
+    if args.dry_run:
+        print(OmegaConf.to_yaml(OmegaConf.create({"first_stage": plain(first), "ddpm": plain(second)})), end="")
+        return
+    folder = Path(args.results) / "demo"
+    for name, cfg in (("first_stage", first), ("ddpm", second)):
+        claim(folder / name, plain(cfg), VOLATILE)
+    run_demo(first, second, folder)
+
+
 def dry_run(args: argparse.Namespace, cfg) -> bool:
     """Print the settings if that is all that is asked for."""
     if args.dry_run and dist.is_main():
@@ -198,10 +212,10 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME",
                         from_flags("latent_diffusion.evaluate", "run",
                                    "real fake metrics protocol known_frames batch_size resolution out model first_model "
-                                   "weights task num_videos samples_per_video frames known data data_path scheme window stride overlap "
-                                   "sampler steps eta guidance starts seed no_border overrides")),
+                                   "weights task num_videos samples_per_video frames known data data_path scheme window "
+                                   "stride overlap sampler steps eta guidance starts seed no_border overrides")),
     "demo": Command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at",
-                    from_flags("latent_diffusion.demo", "demo", "results seed")),
+                    demo),
     "info": Command("what a model file is: --model MODEL",
                     from_flags("latent_diffusion.info", "info", "model weights")),
 }

@@ -51,9 +51,9 @@ class VideoDiffusion:
         return self.model.codec.size
 
     def complete(self, frames: Frames, known: Tensor | np.ndarray | Sequence[bool], *,
-                 sampler: str | Mapping[str, Any] = "ddim", steps: int | str = 50, seed: int = 0, guidance: float = 0.0, scheme: str = "autoreg", window: int = 2,
-                 stride: int = 1, overlap: int | None = None, spacing: str = "uniform",
-                 ids: Sequence[tuple[int, int]] | None = None, border: bool = True,
+                 sampler: str | Mapping[str, Any] = "ddim", steps: int | str = 50, seed: int = 0, guidance: float = 0.0,
+                 scheme: str = "autoreg", window: int = 2, stride: int = 1, overlap: int | None = None,
+                 spacing: str = "uniform", border: bool = True, ids: Sequence[tuple[int, int]] | None = None,
                  progress: Callable[[int], None] | None = None) -> Tensor:
         """Make the unknown frames of videos; the known ones come back exactly.
 

@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import os
 import signal
 import threading
 import time
@@ -50,7 +51,10 @@ class Stage(Protocol):
     best: tuple[str, str] | None  # the validation metric that picks model_best.pth, and "max" or "min"
 
     def train_step(self, step: int, micro_batches: MicroBatches, total: int) -> Mapping[str, float | Tensor]:
-        """Make one update; `total` is the number of clips in it over all processes."""
+        """Make one update; `total` is the number of clips in it over all processes.
+
+        The returned numbers are averaged over steps and processes, which all return the same names.
+        """
 
     def validate(self, step: int) -> Mapping[str, float]:
         """Measure the net on held-out data, in one process."""
@@ -117,10 +121,14 @@ class Window:
 
 
 class Stop:
-    """Turns SIGTERM and ctrl-C into a request, answered between two steps; a second one is obeyed at once."""
+    """Turns SIGTERM and ctrl-C into a request, answered between two steps. A later ctrl-C stops at once.
+
+    A signal to the process group arrives twice in each process, since torchrun passes on its own.
+    """
 
     def __init__(self):
         self.signum: int | None = None
+        self.since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self):
@@ -133,9 +141,11 @@ class Stop:
             signal.signal(signum, handler)
 
     def _ask(self, signum, frame):
-        if self.signum is not None:
+        if self.signum is None:
+            self.signum, self.since = signum, time.monotonic()
+            os.write(2, b"\nstopping after this step\n")  # print is not safe in a signal handler
+        elif signum == signal.SIGINT and time.monotonic() > self.since + 1:
             raise SystemExit(128 + signum)
-        self.signum = signum
 
     def agreed(self) -> int | None:
         """Return the signal if any process has received one: all stop after the same step."""
@@ -153,8 +163,8 @@ class Training:
         self.due = False        # an update is made and not reported
         self.best = Best()
         self.window = Window()
-        self.clock = time.monotonic()
-        self.timed, self.waited = 0, 0.0  # steps and seconds of waiting for data since the last log line
+        self.clock = time.monotonic()     # of the last log line; since then:
+        self.timed, self.seconds, self.waited = 0, 0.0, 0.0  # steps, seconds in them, of these waiting for data
 
     def restore(self, resume: Path | None) -> None:
         """Continue from the run's own last checkpoint, else from the file `resume`, else start."""
@@ -172,10 +182,11 @@ class Training:
             self.run.log(f"continuing after step {self.step} from {path}")
             self.due = own and payload["due"]
         self.run.cut(self.step - self.due)
+        incomplete = self.due or (path is not None and not own)
         if self.due:  # the run was interrupted between this step and its report
             self.report()
-            if self.finished():
-                self.save()
+        if incomplete and self.finished():
+            self.save()
 
     def finished(self) -> bool:
         """Tell whether no step is left, or validation has not improved for too long."""
@@ -195,6 +206,7 @@ class Training:
         self.inside, self.due = False, True
         self.step += 1
         self.timed += 1
+        self.seconds += time.monotonic() - before
 
     def report(self) -> None:
         """Do what is due after this step, but for the checkpoint, which comes last."""
@@ -222,18 +234,16 @@ class Training:
 
     def log(self) -> None:
         """Record the means since the last time."""
-        means = self.window.means()
-        now = time.monotonic()
-        seconds = max(now - self.clock, 1e-9)
+        means, now, left = self.window.means(), time.monotonic(), "?"
         if self.timed:
-            means |= {"steps_per_second": self.timed / seconds, "waiting": self.waited / seconds}
+            means |= {"steps_per_second": self.timed / self.seconds, "waiting": self.waited / self.seconds}
+            rest = (self.cfg.steps - self.step) * (now - self.clock) / self.timed  # validation and saving too
+            left = str(datetime.timedelta(seconds=round(rest)))
         self.run.metrics(self.step, {f"train/{name}": value for name, value in means.items()})
-        rest = (self.cfg.steps - self.step) * seconds / max(self.timed, 1)
-        left = datetime.timedelta(seconds=round(rest)) if self.timed else "?"
         self.run.log(f"step {self.step}/{self.cfg.steps}  {_words(means)}  left {left}",
                      echo=not self.run.bar_shown)
         self.run.postfix(f"loss {means['loss']:.4g}" if "loss" in means else "")
-        self.clock, self.timed, self.waited = now, 0, 0.0
+        self.clock, self.timed, self.seconds, self.waited = now, 0, 0.0, 0.0
 
     def validate(self) -> None:
         """Measure the stage, and keep its weights if they are the best so far."""

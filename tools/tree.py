@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,8 @@ import numpy as np
 from natsort import natsort_keygen
 
 from tools.video import IMAGES, VIDEOS, num_frames, read_video
+
+_MEMORY = 256 << 20  # bytes of decoded video that a process may keep
 
 _natural = natsort_keygen()
 
@@ -74,6 +77,9 @@ def child(path: Path, names: set[str]) -> Path | None:
 class FileSource:
     """Videos that are files or frame folders; what most datasets need is only the list of them.
 
+    A dataset that fits into memory is decoded once: every video may take an equal share of a fixed sum, so
+    that small sets do not pay for decoding at every step, and large ones pay nothing for the attempt.
+
     Args:
         paths: one path a video.
         root: the folder they are named relative to, where stems alone would not tell them apart.
@@ -84,6 +90,7 @@ class FileSource:
         self.paths = list(paths)
         self.notes = list(notes)
         self._names = _names(self.paths, root)
+        self._kept: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -94,7 +101,18 @@ class FileSource:
 
     def read(self, i: int, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
         """Read frames of video i -> uint8 t h w c; see tools.video.read_video."""
-        return read_video(self.paths[i], start, stop, step)
+        if i in self._kept:
+            full = self._kept[i]
+            if 0 <= start < (len(full) if stop is None else stop) <= len(full) and step >= 1:
+                return full[start:stop:step].copy()
+        frames = read_video(self.paths[i], start, stop, step)
+        if i not in self._kept and frames[0].nbytes * self.num_frames(i) <= _MEMORY / len(self):
+            with contextlib.suppress(ValueError):  # damaged elsewhere: this window is sound, and stays readable
+                self._kept[i] = read_video(self.paths[i])
+        return frames
+
+    def __getstate__(self) -> dict:  # a worker process fills its own memory
+        return {**self.__dict__, "_kept": {}}
 
     def name(self, i: int) -> str:
         """Return a name of video i that no other has and that is good as a file name."""

@@ -47,7 +47,7 @@ def test_flipped_bits_in_the_weights_are_found(file):
     one_line_error(lambda: checkpoint.load(file), file, "damaged")
 
 
-@pytest.mark.parametrize("content", [b"<html>404</html>", b"\x80\x02}q\x00.", b"PK\x03\x04", b"\x00\xff" * 999])
+@pytest.mark.parametrize("content", [b"<html>404</html>", b"\x80\x02}q\x00.", b"PK\x03\x04", b"\x00\xff" * 9])
 def test_other_files(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
     one_line_error(lambda: checkpoint.load(tmp_path / "x.pth"), "x.pth")

@@ -11,7 +11,7 @@ import toy
 
 from tools import checkpoint
 from tools.log import Run, read_metrics
-from tools.loop import LoopConfig, train
+from tools.loop import LoopConfig, Stop, train
 
 STEPS = 23
 CFG = LoopConfig(steps=STEPS, batch_size=toy.BATCH, save_every=4, log_every=3, validate_every=5,
@@ -164,6 +164,25 @@ def test_signal_saves_and_continues_to_the_same_weights(tmp_path, whole, capsys,
     assert outcome(tmp_path / "run") == whole
 
 
+@pytest.mark.parametrize("signum, pause, at_once", [
+    (signal.SIGINT, 0, False),  # the same ctrl-C, passed on by torchrun
+    (signal.SIGINT, 5, True),   # a person who does not want to wait
+    (signal.SIGTERM, 5, False),
+])
+def test_a_second_signal(monkeypatch, signum, pause, at_once):
+    clock = [100.0]
+    monkeypatch.setattr("tools.loop.time.monotonic", lambda: clock[0])
+    with Stop() as stop:
+        os.kill(os.getpid(), signum)
+        clock[0] += pause
+        if at_once:
+            with pytest.raises(SystemExit):
+                os.kill(os.getpid(), signum)
+        else:
+            os.kill(os.getpid(), signum)
+        assert stop.agreed() == signum
+
+
 def test_dying_data_workers_do_not_spoil_a_stop(tmp_path, whole):
     # A signal to the process group reaches the workers of the loader as well, and the fetch fails.
     def make_batches(start, stop):
@@ -240,6 +259,14 @@ def test_resume_from_a_file_of_another_run(tmp_path, whole):
     assert outcome(tmp_path / "second")["hash"] == whole["hash"]
     # started again with the same command it goes on with its own, not with the file
     assert run(tmp_path / "second", resume=file).trained == []
+
+
+def test_resume_from_the_last_step_of_another_run_leaves_its_models_here(tmp_path, whole):
+    run(tmp_path / "first")
+    last = checkpoint.latest(tmp_path / "first/checkpoints")
+    assert run(tmp_path / "second", resume=last).trained == []
+    models = [checkpoint.load(tmp_path / name / "model_last.pth")["state"] for name in ("first", "second")]
+    assert checkpoint.state_hash(models[0]) == checkpoint.state_hash(models[1])
 
 
 def test_a_model_file_is_no_checkpoint(tmp_path):

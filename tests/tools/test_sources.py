@@ -1,5 +1,6 @@
 """Every source is in bounds and deterministic; every layout that people have is found, or the error says why."""
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tools import tree
 from tools.sources import SOURCES
 from tools.tree import find_videos
-from tools.video import write_png
+from tools.video import write_mp4, write_png
 
 # where the contract tests find a registered source in the folder of real videos
 PLACES = {"UCF101": "ucf101/UCF-101", "SKY": "SkyTimelapse", "VIDEOS": "videos", "SHAPES": ""}
@@ -66,6 +68,31 @@ def test_missing_and_empty_folders_tell_the_layout(tmp_path, name):
         with pytest.raises(ValueError, match=found) as error:
             SOURCES.bind(name)(str(path))
         assert str(path) in str(error.value) and "--data_path" in str(error.value) and "wanted" in str(error.value)
+
+
+def test_small_sets_are_decoded_once_and_read_the_same(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        write_mp4(tmp_path / f"{number}.mp4", rng.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8))
+    small = SOURCES.bind("VIDEOS")(tmp_path)
+    monkeypatch.setattr(tree, "_MEMORY", 0)
+    large = SOURCES.bind("VIDEOS")(tmp_path)
+    wanted = [large.read(i, 1, 8, 3) for i in range(3)]
+    monkeypatch.undo()
+    for _ in range(2):
+        for i in range(3):
+            small.read(i, 1, 8, 3)[:] = 0  # a copy
+            assert np.array_equal(small.read(i, 1, 8, 3), wanted[i])
+    monkeypatch.setattr(tree, "read_video", None)  # nothing is read from disk any more
+    assert np.array_equal(small.read(2, 1, 8, 3), wanted[2])
+    assert pickle.loads(pickle.dumps(small))._kept == {} and large._kept == {}
+
+
+def test_a_video_that_is_damaged_further_on_stays_readable(video_data):
+    source = SOURCES.bind("VIDEOS")(video_data / "damaged" / "decord_corrupted.mp4")
+    assert np.array_equal(source.read(0, 0, 4), source.read(0, 0, 4))
+    with pytest.raises(ValueError, match="damaged"):
+        source.read(0, 20, 40)
 
 
 # --- VIDEOS --------------------------------------------------------------------------------------------------
