@@ -125,6 +125,8 @@ def psnr(frames, truth):
 def test_real_video_gains_detail_and_does_not_jump(video_data, text):
     known = mask(text)
     paths = sorted((video_data / "metaworld" / "test").glob("*.mp4"))
+    if not paths:
+        pytest.skip(f"no metaworld episodes in {video_data}")
     for path in paths:
         truth = torch.from_numpy(read_video(path, 30, 46))[None]
         clip = to_clip(truth)
