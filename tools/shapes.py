@@ -118,7 +118,8 @@ def _span(size: tuple[int, int], radii: np.ndarray) -> np.ndarray:  # n 2: how f
 def _render(scene: _Scene, size: tuple[int, int], times: np.ndarray) -> np.ndarray:  # t h w 3
     scale = min(size)
     rows, columns = ((np.arange(n, dtype=np.float32) + 0.5) / scale for n in size)
-    frames = np.broadcast_to(scene.ground, (len(times), *scene.ground.shape)).copy()
+    ground = scene.ground.transpose(2, 0, 1)  # channels first: numpy is slow along an axis of three
+    frames = np.broadcast_to(ground, (len(times), *ground.shape)).copy()
     spans = _span(size, scene.radii)
     for n, kind in enumerate(scene.kinds):
         travelled = (scene.starts[n] + times[:, None] * scene.speeds[n]) % (2 * spans[n])
@@ -127,12 +128,13 @@ def _render(scene: _Scene, size: tuple[int, int], times: np.ndarray) -> np.ndarr
         for frame, (y, x) in zip(frames, centres.tolist()):
             top, left = (max(0, int((c - radius) * scale) - 1) for c in (y, x))
             side = int(2 * radius * scale) + 4  # a shape fills little of the frame: draw only there
-            window = np.s_[top:top + side, left:left + side]
-            outside = scale * _distance(_KINDS[kind], rows[window[0], None] - y, columns[None, window[1]] - x,
+            window = np.s_[:, top:top + side, left:left + side]
+            outside = scale * _distance(_KINDS[kind], rows[window[1], None] - y, columns[None, window[2]] - x,
                                         radius, float(scene.angles[n]))  # pixels
-            cover = np.clip(0.5 - outside, 0, 1)[..., None]
-            frame[window] += cover * (scene.colours[n] - frame[window])
-    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+            cover = np.clip(0.5 - outside, 0, 1)
+            frame[window] += cover * (scene.colours[n][:, None, None] - frame[window])
+    pixels = np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
 
 def _distance(kind: str, dy: np.ndarray, dx: np.ndarray, radius: float,
