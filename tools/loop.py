@@ -164,7 +164,7 @@ class Training:
         self.best = Best()
         self.window = Window()
         self.clock = time.monotonic()     # of the last log line; since then:
-        self.timed, self.seconds, self.waited = 0, 0.0, 0.0  # steps, seconds in them, of these waiting for data
+        self.timed, self.seconds, self.waited = 0, 0.0, 0.0  # steps, seconds in them, of which for data
 
     def restore(self, resume: Path | None) -> None:
         """Continue from the run's own last checkpoint, else from the file `resume`, else start."""
