@@ -21,6 +21,7 @@ class AutoencoderTrainConfig:
     latent_noise: float = 0.0       # noise added to latents before decoding, in standard deviations of the latent
     held_frames: float = 0.0        # share of clips whose missing frames are filled from the nearest (see fill.py)
     flip: float = 0.0               # probability of a horizontal flip of a clip
+    reverse: float = 0.0            # probability of playing a clip backward
     shift: int = 0                  # largest random translation of a clip, in pixels (edges are repeated)
     autocast: str = "none"          # none | bf16: precision of the forward pass
     grad_checkpoint: bool = False   # recompute activations in the backward pass: less memory, a third more time
@@ -31,7 +32,7 @@ class AutoencoderTrainConfig:
     def __post_init__(self):
         if self.autocast not in ("none", "bf16"):
             raise ValueError(f"train.autocast={self.autocast} is not known; use none or bf16")
-        for name in ("held_frames", "flip"):
+        for name in ("held_frames", "flip", "reverse"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"train.{name} is a probability in 0..1, got {getattr(self, name)}")
         if self.latent_noise < 0 or self.shift < 0:

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-PIXEL_LOSSES = ("l1", "l2", "charbonnier")
+PIXEL_LOSSES = ("l1", "l2", "charbonnier", "log_l2")
+LOG_FLOOR = 1e-5  # squared error, in units of [-1, 1], below which a frame is as good as exact (56 dB)
 WEIGHT_MODES = ("ramp", "adaptive")
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the first stage's losses; the defaults are PVDM's released recipe without its critics."""
-    pixel: str = "l1"                  # l1 | l2 | charbonnier
+    pixel: str = "l1"                  # l1 | l2 | charbonnier | log_l2 (squared error in decibels, up to a factor)
     pixel_weight: float = 4.0
     perceptual_weight: float = 4.0     # LPIPS (VGG16); 0 needs no weights file
     perceptual_frames: int = 1         # random frames of each clip that LPIPS sees
@@ -74,13 +75,19 @@ def summed(errors: Tensor) -> Summed:
 
 
 def pixel_error(recon: Tensor, target: Tensor, *, kind: str = "l1", eps: float = 1e-3) -> Summed:
-    """Reconstruction error of `b c t h w` clips; charbonnier is L1, rounded off below `eps`."""
+    """Reconstruction error of `b c t h w` clips; charbonnier is L1, rounded off below `eps`.
+
+    The elements of log_l2 are frames: the logarithm of each frame's mean squared error, whose mean is PSNR as
+    people report it (times -ln(10) / 10, but for a constant).
+    """
     assert recon.shape == target.shape, (recon.shape, target.shape)
     diff = recon.float() - target.float()
     if kind == "l1":
         return summed(diff.abs())
     if kind == "l2":
         return summed(diff.square())
+    if kind == "log_l2":  # each frame counts by its PSNR: easy frames do not fade from the loss as they are learned
+        return summed((diff.square().mean((1, 3, 4)) + LOG_FLOOR).log())
     assert kind == "charbonnier", kind
     return summed((diff.square() + eps**2).sqrt() - eps)
 

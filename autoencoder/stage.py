@@ -58,7 +58,7 @@ class AutoencoderStage:
         pairs, latents = [], []
         for i, batch in enumerate(micro_batches):
             clip = augment(to_clip(batch["frames"].to(self.device)), batch["index"], seed, flip=self.cfg.train.flip,
-                           shift=self.cfg.train.shift, held=self.cfg.train.held_frames)
+                           reverse=self.cfg.train.reverse, shift=self.cfg.train.shift, held=self.cfg.train.held_frames)
             pick = (batch_rand((self.cfg.loss.perceptual_frames,), batch["index"], seed, "frame")
                     * clip.shape[2]).long()  # b k
             if frozen:  # the critics first learn to judge; the autoencoder only shows what it makes

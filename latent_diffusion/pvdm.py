@@ -99,7 +99,9 @@ def read_pvdm_unet(state: Mapping[str, Any], shape: PlaneShape | None = None) ->
     latent_channels = tensors["out.2.weight"].shape[0]
     if in_channels not in (latent_channels, 2 * latent_channels):
         raise ValueError(f"not a PVDM U-Net: it reads {in_channels} channels and writes {latent_channels}")
-    net = PlanesUNet(infer_config(tensors), shape, latent_channels, in_channels)
+    with torch.device("meta"):                  # half a billion weights need no initial values
+        net = PlanesUNet(infer_config(tensors), shape, latent_channels, in_channels)
+    net.to_empty(device="cpu")
     load_strict(net, {our_key(key): our_tensor(key, value) for key, value in tensors.items()}, "PVDM U-Net")
     return PVDMUNet(net)
 

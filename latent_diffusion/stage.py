@@ -78,7 +78,8 @@ class DiffusionStage:
         """
         clip = to_clip(frames.to(self.device))
         if stream == "train":
-            clip = augment(clip, index, self.cfg.train.seed, flip=self.cfg.train.flip, shift=self.cfg.train.shift, held=0.0)
+            clip = augment(clip, index, self.cfg.train.seed, flip=self.cfg.train.flip,
+                           shift=self.cfg.train.shift)
         t, condition = self.codec.frames, self.net.condition
         known = self.draw_masks(clip.shape[2], index, stream)  # b t
         clip, known = self._place_unconditional(clip, known, index, stream)
