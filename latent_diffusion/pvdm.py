@@ -12,7 +12,7 @@ from latent_diffusion.unet import PlanesUNet, UNetConfig
 from tools.checkpoint import load_strict
 
 PUBLISHED_SHAPE = PlaneShape(16, 32, 32)    # 16 frames of 256 x 256 in patches of 8; no key tells it
-PUBLISHED_HEADS = 8                         # no key tells this either
+PUBLISHED = {"heads": 8, "norm_groups": 32}  # no key tells these either
 
 # Applied in this order to a key without its prefixes.
 RENAMES = [
@@ -63,8 +63,8 @@ class PVDMUNet(nn.Module):
         """
         if not self.cond:
             if past is not None:
-                raise ValueError("this PVDM U-Net is unconditional (4 input channels for 4 latent channels): "
-                                 "leave `past` out, or load a checkpoint trained with cond_model")
+                raise ValueError(f"this PVDM U-Net is unconditional ({self.net.in_channels} input channels): "
+                                 "leave `past` out, or load a checkpoint that was trained with cond_model")
             return self.net(x, t)
         past = torch.zeros_like(x) if past is None else past
         return self.net(torch.cat([x, past], dim=1), t)
@@ -101,7 +101,7 @@ def read_pvdm_unet(state: Mapping[str, Any], shape: PlaneShape | None = None) ->
         raise ValueError(f"not a PVDM U-Net: it reads {in_channels} channels and writes {latent_channels}")
     with torch.device("meta"):                  # half a billion weights need no initial values
         net = PlanesUNet(infer_config(tensors), shape, latent_channels, in_channels)
-    net.to_empty(device="cpu")
+    net.to_empty(device=tensors["out.2.weight"].device)
     load_strict(net, {our_key(key): our_tensor(key, value) for key, value in tensors.items()}, "PVDM U-Net")
     return PVDMUNet(net)
 
@@ -152,4 +152,4 @@ def infer_config(tensors: Mapping[str, Tensor]) -> UNetConfig:
         if has(rf"output_blocks\.{first}\.1\.qkv\."):
             attention.append(2 ** level)
     return UNetConfig(width=width, mult=tuple(mult), res_blocks=per_level - 1, attention=tuple(attention),
-                      heads=PUBLISHED_HEADS)
+                      **PUBLISHED)

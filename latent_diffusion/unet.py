@@ -23,6 +23,7 @@ class UNetConfig:
     res_blocks: int = 2                         # per level on the way down, one more on the way up
     attention: tuple[int, ...] = (4, 2, 1)      # downsampling rates where a plane attends to itself
     heads: int = 8
+    norm_groups: int = 0                        # 0 = 32 as in PVDM, but fewer below 64 channels (see Norm)
     dropout: float = 0.0
     time_scale: float = 1.0                     # 1000 for models that are fed t in [0, 1]
     positions: bool = False                     # tell the trunk where, and on which plane, a token lies
@@ -47,6 +48,8 @@ class UNetConfig:
             if self.heads < 1 or self.width * m % self.heads:
                 raise ValueError(f"unet.heads={self.heads} must divide the channels of every level, but not "
                                  f"{self.width * m} = unet.width x {m}")
+        if self.norm_groups < 0:
+            raise ValueError(f"unet.norm_groups must be 0 (automatic) or positive, got {self.norm_groups}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"unet.dropout must be in [0, 1), got {self.dropout}")
 
@@ -59,13 +62,13 @@ def wide(x: Tensor) -> Tensor:
 class Norm(nn.GroupNorm):
     """Group norm in float32 whatever autocast says.
 
-    32 groups as in PVDM, or gcd(32, channels) if 32 does not divide. Below 64 channels a group has 8 or more:
-    groups of one channel would erase every plane's mean, and all of a grid of one position.
+    `groups` of them, or gcd(groups, channels) if that does not divide. Left open (0), it is 32 as in PVDM, but
+    below 64 channels a group has 8 or more: one of a single channel would erase every plane's mean.
     """
 
-    def __init__(self, channels: int):
-        groups = math.gcd(32, channels) if channels >= 64 else math.gcd(32, channels, channels // 8 or 1)
-        super().__init__(groups, channels, eps=1e-5)
+    def __init__(self, channels: int, groups: int = 0):
+        groups = groups or (32 if channels >= 64 else math.gcd(32, channels // 8 or 1))
+        super().__init__(math.gcd(groups, channels), channels, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:  # b c ... -> wide, same shape
         x = wide(x)
@@ -146,10 +149,10 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, out: int, emb: int, cfg: UNetConfig, resample: str = ""):
         super().__init__()
         self.resample = resample                      # "", "down" or "up"
-        self.norm1 = Norm(channels)
+        self.norm1 = Norm(channels, cfg.norm_groups)
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
         self.emb = nn.Linear(emb, 2 * out)
-        self.norm2 = Norm(out)
+        self.norm2 = Norm(out, cfg.norm_groups)
         self.dropout = nn.Dropout(cfg.dropout)
         self.conv2 = zeroed(nn.Conv2d(out, out, 3, padding=1), cfg)
         self.skip = nn.Identity() if out == channels else nn.Conv2d(channels, out, 1)
@@ -179,7 +182,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, cfg: UNetConfig):
         super().__init__()
         self.heads = cfg.heads
-        self.norm = Norm(channels)
+        self.norm = Norm(channels, cfg.norm_groups)
         self.qkv = nn.Linear(channels, 3 * channels)  # output channels: head, then q k v, then features
         self.out = zeroed(nn.Linear(channels, channels), cfg)
         head = channels // cfg.heads
@@ -250,7 +253,7 @@ class PlanesUNet(nn.Module):
             nn.init.zeros_(self.positions.weight)
             nn.init.zeros_(self.positions.bias)
         self._build_trunk(cfg, emb)
-        self.norm_out = Norm(cfg.width * cfg.mult[0])
+        self.norm_out = Norm(cfg.width * cfg.mult[0], cfg.norm_groups)
         self.conv_out = zeroed(nn.Conv2d(cfg.width * cfg.mult[0], latent_channels, 3, padding=1), cfg)
         self.to(memory_format=torch.channels_last)
 

@@ -197,6 +197,11 @@ def test_norm_takes_any_channel_count(channels, groups):
     torch.testing.assert_close(y.var(-1, unbiased=False), torch.ones(2, groups), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("channels, asked, groups", [(32, 32, 32), (64, 8, 8), (48, 32, 16)])
+def test_norm_groups_can_be_set(channels, asked, groups):
+    assert Norm(channels, asked).num_groups == groups
+
+
 def test_norm_is_float32_under_autocast():
     norm, x = Norm(64), (100 + torch.randn(2, 64, 50)).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -217,7 +222,7 @@ def test_autocast_stays_close():
 @pytest.mark.parametrize("options, words", [
     (dict(width=15), "unet.width"), (dict(width=0), "unet.width"), (dict(mult=()), "unet.mult"),
     (dict(mult=(1, 0)), "unet.mult"), (dict(res_blocks=0), "unet.res_blocks"), (dict(heads=5), "unet.heads"),
-    (dict(heads=0), "unet.heads"), (dict(dropout=1.0), "unet.dropout"),
+    (dict(heads=0), "unet.heads"), (dict(norm_groups=-1), "unet.norm_groups"), (dict(dropout=1.0), "unet.dropout"),
     (dict(attention=(3,)), "unet.attention"), (dict(attention=(4,)), "unet.attention"),
 ])
 def test_config_refuses_nonsense(options, words):

@@ -8,7 +8,7 @@ import torch
 
 from autoencoder.planes import PlaneShape
 from latent_diffusion.pvdm import infer_config, is_pvdm_unet, our_key, read_pvdm_unet
-from latent_diffusion.unet import PlanesUNet, UNetConfig
+from latent_diffusion.unet import Norm, PlanesUNet, UNetConfig
 from tests.golden.fill import GOLDEN, golden_state, golden_wave
 
 COND, UNCOND = "pvdm_unet", "pvdm_unet_uncond"
@@ -91,6 +91,7 @@ def test_sizes_are_read_from_key_shapes(cfg):
     found = infer_config(released)
     assert (found.width, found.mult, found.res_blocks) == (cfg.width, cfg.mult, cfg.res_blocks)
     assert sorted(found.attention) == sorted(cfg.attention)
+    assert Norm(cfg.width, found.norm_groups).num_groups == 32
     assert [our_key(key) for key in released] == list(state)
 
 
