@@ -8,7 +8,7 @@ from collections.abc import Callable
 # Before torch is imported: threads that wait by spinning make a training step on a shared machine ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from configs import commands  # noqa: E402
+from configs import commands
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autoencoder.planes import PlaneShape
 from tools.registry import Registry
 
-CONDITIONS = Registry("condition")  # classes: cls(shape, channels, *, options)
+CONDITIONS = Registry("condition")  # classes: cls(shape, channels, frames, *, options)
 
 OFFSETS = {"past": -1, "self": 0, "future": 1}  # neighbours of a target clip, in clips
 
@@ -18,14 +18,17 @@ OFFSETS = {"past": -1, "self": 0, "future": 1}  # neighbours of a target clip, i
 class Context(NamedTuple):
     """What is observed around a target clip, in each place (see OFFSETS) that its condition looks at."""
     latents: Tensor  # b k c n: of the observed frames, missing ones filled from the nearest; zero where none is
-    known: Tensor    # b k t bool: which frames were observed
+    known: Tensor    # b k f bool: which of the clip's frames were observed
 
 
 def mask_planes(known: Tensor, shape: PlaneShape) -> Tensor:
-    """Frame masks as planes: 0/1 on the time rows of tw and th, the fraction known on hw (b k t -> b k n)."""
-    known = known.float()
-    hw = repeat(known.mean(-1), "b k -> b k n", n=shape.h * shape.w)
-    return torch.cat([hw, repeat(known, "b k t -> b k (t w)", w=shape.w), repeat(known, "b k t -> b k (t h)", h=shape.h)],
+    """Frame masks (b k f) as planes (b k n): the fraction of known frames, of each time row on tw and th, of all on hw.
+
+    A time row stands for f / t frames; where that is one frame, the rows hold 0 and 1.
+    """
+    rows = rearrange(known.float(), "b k (t r) -> b k t r", t=shape.t).mean(-1)
+    hw = repeat(rows.mean(-1), "b k -> b k n", n=shape.h * shape.w)
+    return torch.cat([hw, repeat(rows, "b k t -> b k (t w)", w=shape.w), repeat(rows, "b k t -> b k (t h)", h=shape.h)],
                      dim=-1)
 
 
@@ -38,16 +41,18 @@ class Concat(nn.Module):
 
     Args:
         shape, channels: of the latent.
+        frames: of a clip.
         sees: which of the clip before ("past"), the clip itself ("self") and the one after ("future") are looked at.
         mask: add a mask plane for each, so that "nothing is known" is not mistaken for a latent of zeros.
     """
 
-    def __init__(self, shape: PlaneShape, channels: int, *, sees: Sequence[str] = ("past",), mask: bool = False):
+    def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str] = ("past",),
+                 mask: bool = False):
         super().__init__()
         for place in sees:
             if place not in OFFSETS:
                 raise ValueError(f"condition.sees has {place!r}; it takes {', '.join(OFFSETS)}")
-        self.shape, self.channels, self.mask = shape, channels, mask
+        self.shape, self.channels, self.frames, self.mask = shape, channels, frames, mask
         self.sees = tuple(place for place in OFFSETS if place in sees)  # in the order of time
 
     @property
@@ -68,7 +73,7 @@ class Concat(nn.Module):
         """The context of a clip around which nothing is known."""
         k = len(self.sees)
         return Context(torch.zeros(batch, k, self.channels, self.shape.total, device=device),
-                       torch.zeros(batch, k, self.shape.t, dtype=torch.bool, device=device))
+                       torch.zeros(batch, k, self.frames, dtype=torch.bool, device=device))
 
     def forward(self, z: Tensor, context: Context | None) -> Tensor:
         """Join a noisy latent (b c n) and its context to the network's input (b in_channels n)."""

@@ -22,13 +22,15 @@ class LatentDenoiser(nn.Module):
         unet: sizes of the network.
         condition: name and options, see condition.py.
         shape, channels: of the latent.
+        frames: of a clip.
     """
 
-    def __init__(self, unet: UNetConfig, condition: Mapping[str, Any], shape: PlaneShape, channels: int):
+    def __init__(self, unet: UNetConfig, condition: Mapping[str, Any], shape: PlaneShape, channels: int,
+                 frames: int):
         super().__init__()
-        self.condition = CONDITIONS.bind(condition)(shape, channels)
+        self.condition = CONDITIONS.bind(condition)(shape, channels, frames)
         self.unet = PlanesUNet(unet, shape, channels, self.condition.in_channels)
-        self.shape, self.channels = shape, channels
+        self.shape, self.channels, self.frames = shape, channels, frames
 
     def forward(self, z: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
         """Args: z: b c n; t: b, what the schedule calls the level; context: None = nothing is known."""
@@ -72,7 +74,7 @@ class PastForm(nn.Module):
         """Args: x: b c n noisy latent; t: b, labels of the schedule; past: b c n latent of the clip before, or None."""
         context = None
         if past is not None and self.net.condition.sees:
-            known = torch.ones(len(x), 1, self.net.shape.t, dtype=torch.bool, device=x.device)
+            known = torch.ones(len(x), 1, self.net.frames, dtype=torch.bool, device=x.device)
             context = Context(past[:, None], known)
         level = level_at(self.schedule, t)
         return to_denoised(self.net(x, t.float(), context), x, level, self.process.parametrisation).eps

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from autoencoder.codec import Codec, read_codec
@@ -35,11 +36,12 @@ class DiffusionModel:
     weights: str
 
 
-def model_config(cfg: DiffusionStageConfig, shape: PlaneShape, channels: int) -> dict[str, Any]:
+def model_config(cfg: DiffusionStageConfig, codec: Codec) -> dict[str, Any]:
     """The plain settings from which a model file's network is built."""
+    shape = codec.shape
     return {"unet": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(cfg.unet).items()},
             "condition": plain_options(cfg.condition), "schedule": asdict(cfg.schedule), "process": asdict(cfg.process),
-            "latent": {"t": shape.t, "h": shape.h, "w": shape.w, "channels": channels}}
+            "latent": {"t": shape.t, "h": shape.h, "w": shape.w, "channels": codec.channels, "frames": codec.frames}}
 
 
 def plain_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -49,8 +51,8 @@ def plain_options(options: dict[str, Any]) -> dict[str, Any]:
 def build_net(config: dict[str, Any]) -> LatentDenoiser:
     """Make the untrained network that a model file's settings describe."""
     latent = dict(config["latent"])
-    channels = latent.pop("channels")
-    return LatentDenoiser(UNetConfig(**config["unet"]), config["condition"], PlaneShape(**latent), channels)
+    channels, frames = latent.pop("channels"), latent.pop("frames")
+    return LatentDenoiser(UNetConfig(**config["unet"]), config["condition"], PlaneShape(**latent), channels, frames)
 
 
 def load_diffusion(path: str | Path, first_model: str | Path | None = None, weights: str = "ema") -> DiffusionModel:
@@ -104,15 +106,17 @@ def wrap_released(released: PVDMUNet) -> LatentDenoiser:
     """A released U-Net behind the interface of our own: the clip before on the channels, or no condition at all."""
     unet = released.net
     condition = {"name": "concat", "sees": ["past"] if released.cond else []}
-    net = LatentDenoiser(unet.cfg, condition, unet.shape, unet.latent_channels)
+    with torch.device("meta"):  # its own U-Net is never used
+        net = LatentDenoiser(unet.cfg, condition, unet.shape, unet.latent_channels, unet.shape.t)
     net.unet = unet
     return net
 
 
 def _check_latents(codec: Codec, net: LatentDenoiser, path: Path) -> None:
-    if (codec.shape, codec.channels) != (net.shape, net.channels):
-        raise ValueError(f"{path} was trained on latents {net.channels} x {net.shape}, the autoencoder makes "
-                         f"{codec.channels} x {codec.shape}; give the --first_model that it was trained with")
+    if (codec.shape, codec.channels, codec.frames) != (net.shape, net.channels, net.frames):
+        raise ValueError(f"{path} was trained on latents {net.channels} x {net.shape} of {net.frames} frames, the "
+                         f"autoencoder makes {codec.channels} x {codec.shape} of {codec.frames}; "
+                         "give the --first_model that it was trained with")
 
 
 def load_net(path: str | Path, weights: str = "ema") -> LatentDenoiser:

@@ -47,9 +47,9 @@ def train_diffusion(cfg: DiffusionStageConfig, run: Run, codec: Codec, *, resume
     """
     codec = codec.to(dist.device())
     cfg = fit_data(cfg, codec)
-    config = model_config(cfg, codec.shape, codec.channels)
+    config = model_config(cfg, codec)
     with fork(cfg.train.seed, "init"):
-        net = LatentDenoiser(cfg.unet, cfg.condition, codec.shape, codec.channels).to(dist.device())
+        net = LatentDenoiser(cfg.unet, cfg.condition, codec.shape, codec.channels, codec.frames).to(dist.device())
     if init_from:
         checkpoint.load_strict(net, load_net(init_from).state_dict(), init_from)
     feed = open_feed(cfg.data, cfg.loop, frames=_window(cfg, net, codec), seed=cfg.train.seed,

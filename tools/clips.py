@@ -240,7 +240,8 @@ class _Batches(Dataset):
 
 
 def _quiet(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is for the main process, which saves and stops us
+    for signum in (signal.SIGINT, signal.SIGTERM):  # they are for the main process, which saves and stops us
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def windows(source: VideoSource, frames: int, starts: Sequence[int] | None = None, count: int | None = None,
