@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from autoencoder.border import border_jump
 from latent_diffusion import baselines
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.samplers import SAMPLERS
@@ -54,12 +55,14 @@ def sample(*, model: str | None, first_model: str | None, weights: str, task: st
     if not dist.is_main():
         return
     _show(folder, truth, mask, count, samples_per_video, npz)
+    jump = _border_jump(folder, truth, mask, samples_per_video)
     record = {"task": task, "frames": len(mask), "known_frames": mask.nonzero().flatten().tolist(),
               "baseline": baseline, "model": str(pipeline.model.file) if pipeline else None,
               "weights": pipeline.model.weights if pipeline else None, "step": pipeline.model.step if pipeline else None,
               "weights_hash": pipeline.model.weights_hash if pipeline else None,
               "first_model_hash": pipeline.model.codec.weights_hash if pipeline else None,
               **settings, "samples_per_video": samples_per_video, "network_evaluations_per_video": evaluations,
+              "border_jump": jump,
               "seconds": round(seconds, 3), "torch": torch.__version__, "machine": platform.machine(),
               "videos": [{"video": i, "name": w.name, "start": w.start} for i, w in enumerate(truth)], "notes": notes}
     write_text(folder / "sample.json", json.dumps(record, indent=1) + "\n")
@@ -179,6 +182,17 @@ def _show(folder: Path, truth: list[Window], mask: Tensor, count: int, samples: 
     for video in range(min(count, 6)):
         rows += [truth[video].frames.numpy(), made(video)] if whole else [made(video)]
     write_png(folder / "grid.png", strip(rows, every=max(1, len(mask) // 16), known=mask.tolist()))
+
+
+def _border_jump(folder: Path, truth: list[Window], mask: Tensor, samples: int) -> dict[str, float] | None:
+    """Mean change in grey levels from a given to a made frame beside it, and the same of the true videos."""
+    if not bool(mask.any()) or bool(mask.all()) or any(len(window.frames) < len(mask) for window in truth):
+        return None
+    known = mask[None]
+    made = [float(border_jump(torch.from_numpy(np.load(folder / "samples" / f"{video:05d}_{n:02d}.npy"))[None], known))
+            for video in range(len(truth)) for n in range(samples)]
+    real = [float(border_jump(window.frames[None], known)) for window in truth]
+    return {"made": round(float(np.mean(made)), 3), "true": round(float(np.mean(real)), 3)}
 
 
 def _default_folder(pipeline: VideoDiffusion | None, model: str | None, task: str, settings: dict[str, Any], frames: int,
