@@ -106,6 +106,10 @@ class Codec(nn.Module):
             return clip
         if known is None:
             raise ValueError("decode got frames but no known; give known= (bool b t) that says which of them are given")
+        want = (len(clip), clip.shape[2], *clip.shape[3:], clip.shape[1])
+        if tuple(frames.shape) != want or tuple(known.shape) != want[:2]:
+            raise ValueError(f"decode needs frames b t h w c = {want} and known b t, got {tuple(frames.shape)} and "
+                             f"{tuple(known.shape)}")
         return paste_known(clip, to_clip(frames).to(clip), known.to(clip.device))
 
     def _check(self, clip: Tensor) -> None:
