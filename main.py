@@ -25,7 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(title)
         for flag in flags:
             group.add_argument(flag.name, **flag.options)
-    parser.add_argument("--config_mod", nargs="+", default=[], metavar="KEY=VALUE", help="the same as bare KEY=VALUE")
+    parser.add_argument("--config_mod", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="the same as bare KEY=VALUE")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the YAML")
     return parser
 
@@ -73,6 +74,11 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         return 1
+    except OSError as error:  # a folder that cannot be written, a full disk
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; give another --out or --results, or free the place", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -37,7 +37,7 @@ def reconstruct(*, first_model: str | None, weights: str, input: str | None, out
         (folder / name).mkdir(parents=True, exist_ok=True)
     totals = {name: METRICS.get(name)() for name in PAIRED}
     videos, rows = {}, []
-    for i in tqdm(range(len(source)), unit="video", desc="reconstruct"):
+    for i in tqdm(range(len(source)), unit="video", desc="reconstruct", delay=1):
         name = source.name(i)
         frames = _fitted(source.read(i, 0, None), name, codec, resize)
         recon, latent = through(codec, frames, batch_size or 4)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from configs.schema import DEFAULTS, FOLDER, SCHEMAS, load_config, plain
 from tools import dist
-from tools.log import Run, claim
+from tools.log import Run, begun, claim
 from tools.sources import SOURCES
 
 
@@ -115,7 +115,7 @@ def open_run(args: argparse.Namespace, cfg, context: dict[str, Any]) -> Run:
     failed = None
     if dist.is_main():
         try:
-            claim(folder, config, VOLATILE)
+            claim(folder, config, VOLATILE if begun(folder) else set(config))
         except ValueError as error:
             failed = str(error)
     failed = dist.broadcast_object(failed)
@@ -205,15 +205,15 @@ COMMANDS: dict[str, Command] = {
     "sample": Command("make videos: --model RUN --task predict --data NAME, or --baseline repeat_last",
                       from_flags("latent_diffusion.sample", "sample",
                                  "model first_model weights task baseline num_videos samples_per_video frames known data "
-                                 "data_path input resize scheme window stride overlap sampler steps eta guidance starts "
-                                 "batch_size seed npz out no_border overrides")),
+                                 "data_path resolution input resize scheme window stride overlap sampler steps eta guidance "
+                                 "starts batch_size seed npz out results no_border overrides")),
     "plan": Command("print the windows of a scheme as JSON: --scheme NAME --frames T --known SPEC --window W --stride S",
                     from_flags("latent_diffusion.plan", "print_plan", "scheme frames known window stride")),
     "evaluate": Command("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME",
                         from_flags("latent_diffusion.evaluate", "run",
                                    "real fake metrics protocol known_frames batch_size resolution out model first_model "
                                    "weights task num_videos samples_per_video frames known data data_path scheme window "
-                                   "stride overlap sampler steps eta guidance starts seed no_border overrides")),
+                                   "stride overlap sampler steps eta guidance starts seed results no_border overrides")),
     "demo": Command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at",
                     demo),
     "info": Command("what a model file is: --model MODEL",

@@ -40,7 +40,10 @@ def load_config(schema: type[Config], file: str | Path, flags: Mapping[str, Any]
     for item in overrides:
         if "=" not in item:
             raise ValueError(f'"{item}" is no setting; write section.key=value, e.g. optim.lr=1e-4')
-        layers.append((OmegaConf.from_dotlist([item]), "the command line"))
+        try:
+            layers.append((OmegaConf.from_dotlist([item]), "the command line"))
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise ValueError(f'"{item}" cannot be read ({_first_line(error)}); write section.key=value') from None
     merged = OmegaConf.structured(schema)
     for layer, origin in layers:
         _check_keys(schema, layer, origin)

@@ -27,6 +27,7 @@ from tools.video import resize_crop
 
 PROTOCOLS = ("custom",)
 KNOWN_RULES = ("exclude", "include")
+BAR_DELAY = 1.0  # seconds: an error at once stays alone on its line
 
 
 class Batch(NamedTuple):
@@ -67,7 +68,7 @@ def evaluate(real: str | os.PathLike, fake: str | os.PathLike, *, metrics: Seque
     known = _known(made.settings, made.folder)
     pairing = _paired(true, made)
     shapes = set()
-    with tqdm(total=len(pairing.pairs), desc="evaluate", unit="video", file=sys.stderr) as bar:
+    with tqdm(total=len(pairing.pairs), desc="evaluate", unit="video", delay=BAR_DELAY, file=sys.stderr) as bar:
         for batch in _ahead(_batches(pairing.pairs, batch_size, size)):
             shapes.add(batch.real.shape[1:4])
             kept = _kept(batch.real.shape[1], known if rule == "exclude" else [], made.folder)

@@ -39,9 +39,15 @@ def blend(frames: Tensor, known: Tensor) -> Tensor:
     return (before + share * (after - before)).round().to(torch.uint8)
 
 
-def complete(name: str, frames: Tensor, known: Tensor) -> Tensor:
-    """Run a baseline; the known frames come back exactly."""
+def check(name: str, known: Tensor) -> Baseline:
+    """Return a baseline by name, if the given frames (bool t) are enough for it."""
+    baseline = BASELINES.get(name)
     if not bool(known.any()):
         raise ValueError(f"--baseline {name} has no given frames to start from; use another --task, or --known")
-    made = BASELINES.get(name)(frames, known)
+    return baseline
+
+
+def complete(name: str, frames: Tensor, known: Tensor) -> Tensor:
+    """Run a baseline; the known frames come back exactly."""
+    made = check(name, known)(frames, known)
     return torch.where(known[None, :, None, None, None], frames, made)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import evals.run
+from evals.protocol import METRICS
 from latent_diffusion.sample import sample
 
 
@@ -17,8 +18,10 @@ def run(*, real: str | None, fake: str | None, metrics: str, protocol: str, know
             raise ValueError("--exp evaluate --model RUN needs real videos to compare with: --data NAME")
         run_folder = Path(model) if Path(model).is_dir() else Path(model).parent
         folder = Path(out).with_suffix("") if out else run_folder / "evaluation"
-        sample(model=model, data=data, batch_size=batch_size, out=str(folder), input=None, baseline=None, resize=True,
-               npz=False, **sampling)
+        for name in metrics.split(","):  # a misspelled one is told before anything is sampled
+            METRICS.get(name.strip())
+        sample(model=model, data=data, resolution=None, batch_size=batch_size, out=str(folder), input=None, baseline=None,
+               resize=True, npz=False, **sampling)
         real, fake = str(folder / "real"), str(folder / "samples")
         out = out or str(folder / "evaluation.json")
     evals.run.run(real=real, fake=fake, metrics=metrics, out=out, protocol=protocol, known_frames=known_frames,

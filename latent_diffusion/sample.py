@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 from tqdm import tqdm
 
 from autoencoder.border import border_jump
 from latent_diffusion import baselines
+from latent_diffusion.completion import Completion, Settings
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.samplers import SAMPLERS
 from latent_diffusion.task import known_frames
 from tools import dist
 from tools.clips import DataConfig, fit, open_source, windows
 from tools.log import write_text
-from tools.sources import SOURCES, VideoSource
+from tools.sources import VideoSource
 from tools.writers import grid_frames, strip, write_gif, write_mp4, write_png
 
 
@@ -34,9 +36,10 @@ class Window:
 
 def sample(*, model: str | None, first_model: str | None, weights: str, task: str | None, baseline: str | None,
            num_videos: int | None, samples_per_video: int, frames: int | None, known: str | None, data: str | None,
-           data_path: str | None, input: str | None, resize: bool, scheme: str, window: int | None, stride: int | None,
-           overlap: int | None, sampler: str, steps: str | None, eta: float | None, guidance: float, starts: str | None,
-           batch_size: int | None, seed: int, npz: bool, out: str | None, no_border: bool, overrides: list[str]) -> None:
+           data_path: str | None, resolution: int | None, input: str | None, resize: bool, scheme: str, window: int | None,
+           stride: int | None, overlap: int | None, sampler: str, steps: str | None, eta: float | None, guidance: float,
+           starts: str | None, batch_size: int | None, seed: int, npz: bool, out: str | None, results: str, no_border: bool,
+           overrides: list[str]) -> None:
     """Make videos and write DIR/samples, DIR/real, DIR/videos, grid.gif, grid.png and sample.json."""
     if bool(model) == bool(baseline):
         raise ValueError("--exp sample needs either --model RUN or --baseline " + "|".join(baselines.BASELINES))
@@ -46,9 +49,14 @@ def sample(*, model: str | None, first_model: str | None, weights: str, task: st
     mask = known_frames(task, clip, frames, known)
     settings = {"sampler": sampler_options(sampler, eta), "steps": steps or "50", "guidance": guidance, "scheme": scheme,
                 "window": window or 2, "stride": stride or 1, "overlap": overlap, "seed": seed, "border": not no_border}
+    if pipeline:  # what would fail after the first video fails before it
+        Completion(pipeline.model, Settings(**settings), mask, ids=[]).evaluations()
+    else:
+        baselines.check(baseline, mask)
+    overrides = [*overrides, *([f"data.resolution={resolution}"] if resolution else [])]
     truth, notes = _truth(task, mask, pipeline, data=data, data_path=data_path, input=input, resize=resize, starts=starts,
                           num_videos=num_videos, seed=seed, overrides=overrides)
-    folder = Path(out) if out else _default_folder(pipeline, model, task, settings, len(mask), baseline)
+    folder = Path(out) if out else _default_folder(pipeline, model, task, settings, len(mask), baseline, Path(results))
     count = len(truth) or num_videos or 4
     seconds, evaluations = _make(folder, truth, mask, pipeline, baseline, settings, count, samples_per_video, batch_size or 4)
     dist.barrier()
@@ -85,24 +93,40 @@ def _truth(task: str, mask: Tensor, pipeline: VideoDiffusion | None, *, data, da
         return [], []
     if data and input:
         raise ValueError("--data and --input are two ways to name the videos; give one of them")
-    options = _data_settings(overrides)
-    if data:
-        cfg = DataConfig(name=data, path=data_path or "", split=options.pop("split", "test"),
-                         fold=int(options.pop("fold", 1)), options=options)
-        source = open_source(cfg)
-    else:
-        source = SOURCES.bind({"name": "VIDEOS", **({"split": options["split"]} if "split" in options else {})})(input)
-    begins = [int(s) for s in starts.split(",")] if starts else ([0] if input else None)
+    cfg, sized = _data_config(data, data_path, input, overrides)
+    source = open_source(cfg)
+    begins = _starts(starts) if starts else ([0] if input else None)
     length = len(mask)
     if input and bool(mask.any()):
         length = int(mask.nonzero().max()) + 1  # what follows the given frames need not exist
         if all(source.num_frames(i) >= len(mask) for i in range(len(source))):
             length = len(mask)
-    chosen = windows(source, length, begins, num_videos, seed)
+    chosen = windows(source, length, begins, num_videos, seed, on_error=cfg.on_error)
     if num_videos:
         chosen = chosen[:num_videos]
-    size = pipeline.size if pipeline else None
-    return [_read(source, video, start, length, size, bool(data) or resize) for video, start in chosen], list(source.notes)
+    size = cfg.size if sized else None
+    if pipeline and size not in (None, pipeline.size):
+        raise ValueError(f"data.resolution={cfg.resolution} is not the model's, which makes {pipeline.size[0]}x"
+                         f"{pipeline.size[1]} (height x width); leave it out")
+    channels = pipeline.model.codec.config.in_channels if pipeline else cfg.channels
+    return [_read(source, video, start, length, pipeline.size if pipeline else size, channels, bool(data) or sized or resize)
+            for video, start in chosen], list(source.notes)
+
+
+def _starts(text: str) -> list[int]:
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise ValueError(f"--starts {text} is no list of frames; write it like 0,8,16")
+    return [int(part) for part in text.split(",")]
+
+
+def _data_config(data: str | None, data_path: str | None, input: str | None,
+                 overrides: list[str]) -> tuple[DataConfig, bool]:
+    """The data settings of the line, and whether they name a resolution; what is no key of data: goes to the source."""
+    given = _data_settings(overrides)
+    fields = {key: given.pop(key) for key in ("path", "split", "fold", "resolution", "channels", "on_error") if key in given}
+    source = ("VIDEOS", input, "all") if input else (data, data_path or "", "test")
+    named = dict(zip(("name", "path", "split"), source))
+    return DataConfig(**(named | fields), options=given), "resolution" in fields
 
 
 def _data_settings(overrides: list[str]) -> dict[str, Any]:
@@ -111,18 +135,20 @@ def _data_settings(overrides: list[str]) -> dict[str, Any]:
         key, _, value = item.partition("=")
         if not key.startswith("data.") or not value:
             raise ValueError(f'--exp sample takes flags and data.* settings, got "{item}"')
-        options[key.removeprefix("data.").removeprefix("options.")] = value
+        try:
+            options[key.removeprefix("data.").removeprefix("options.")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"{key} has the value {value}, which is no YAML; write a number, a word or [a, b]") from None
     return options
 
 
-def _read(source: VideoSource, video: int, start: int, length: int, size: tuple[int, int] | None, resize: bool) -> Window:
+def _read(source: VideoSource, video: int, start: int, length: int, size: tuple[int, int] | None, channels: int,
+          resize: bool) -> Window:
     frames = source.read(video, start, start + length)
-    if size and frames.shape[1:3] != size:
-        if not resize:
-            raise ValueError(f"video {source.name(video)} is {frames.shape[1]}x{frames.shape[2]}, the model makes "
-                             f"{size[0]}x{size[1]} (height x width); add --resize to scale and crop it")
-        frames = fit(frames, size)
-    return Window(source.name(video), start, torch.from_numpy(np.ascontiguousarray(frames)))
+    if size and frames.shape[1:3] != size and not resize:
+        raise ValueError(f"video {source.name(video)} is {frames.shape[1]}x{frames.shape[2]}, the model makes "
+                         f"{size[0]}x{size[1]} (height x width); add --resize to scale and crop it")
+    return Window(source.name(video), start, torch.from_numpy(fit(frames, size or frames.shape[1:3], channels)))
 
 
 def _make(folder: Path, truth: list[Window], mask: Tensor, pipeline: VideoDiffusion | None, baseline: str | None,
@@ -132,11 +158,13 @@ def _make(folder: Path, truth: list[Window], mask: Tensor, pipeline: VideoDiffus
         (folder / name).mkdir(parents=True, exist_ok=True)
     jobs = [(video, number) for video in range(count) for number in range(samples)][dist.rank()::dist.world()]
     begun, calls = time.monotonic(), 0
-    with tqdm(total=len(jobs), unit="video", desc="sampling", dynamic_ncols=True, disable=not dist.is_main()) as bar:
+    with tqdm(total=len(jobs), unit="video", desc="sampling", delay=1, miniters=0, dynamic_ncols=True,
+              disable=not dist.is_main()) as bar:
         def progress(videos: int) -> None:
             nonlocal calls
             calls += videos
-            bar.set_postfix_str(f"{calls} network evaluations")
+            bar.set_postfix_str(f"{calls} network evaluations", refresh=False)
+            bar.update(0)
 
         for first in range(0, len(jobs), batch_size):
             part = jobs[first:first + batch_size]
@@ -196,9 +224,9 @@ def _border_jump(folder: Path, truth: list[Window], mask: Tensor, samples: int) 
 
 
 def _default_folder(pipeline: VideoDiffusion | None, model: str | None, task: str, settings: dict[str, Any], frames: int,
-                    baseline: str | None) -> Path:
+                    baseline: str | None, results: Path) -> Path:
     name = f"{task}_{settings['scheme']}_{settings['window']}_{settings['stride']}_{frames}"
     if pipeline is None:
-        return Path("results") / "baselines" / f"{baseline}_{task}_{frames}"
+        return results / "baselines" / f"{baseline}_{task}_{frames}"
     run = Path(model) if Path(model).is_dir() else Path(model).parent
     return run / "samples" / f"{pipeline.model.weights}-{pipeline.model.step}" / name

@@ -51,6 +51,7 @@ class DataConfig:
             if wrong[key]:
                 raise ValueError(f"data.{key} must be {wanted[key]}, got {getattr(self, key)}")
         check_split(self.split)
+        SOURCES.bind({"name": self.name, **self.options})  # an unknown name or option is told before a run is begun
 
     @property
     def size(self) -> tuple[int, int]:

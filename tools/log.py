@@ -51,6 +51,25 @@ def claim(folder: str | Path, config: Mapping[str, Any], volatile: Set[str] = fr
     return state
 
 
+def begun(folder: str | Path) -> bool:
+    """Tell whether a run folder holds training, or a process that is at it.
+
+    A command that failed before (no data, say) leaves a folder with nothing to lose: its settings may still change.
+    """
+    folder = Path(folder)
+    if any(folder.glob("checkpoints/*")) or read_metrics(folder / "metrics.jsonl"):
+        return True
+    if not (folder / "config.yaml").exists():
+        return False
+    try:
+        lock = _lock(folder)
+    except ValueError:
+        return True
+    if lock is not None:
+        lock.close()
+    return False
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         return OmegaConf.to_container(OmegaConf.load(path))

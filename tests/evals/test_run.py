@@ -289,7 +289,8 @@ def test_a_truncated_bundle_is_an_error(truth, tmp_path):
         evaluate(truth, path, metrics=["psnr"])
 
 
-def test_the_command_writes_json_and_shows_progress_on_stderr(truth, tmp_path, capsys):
+def test_the_command_writes_json_and_shows_progress_on_stderr(truth, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("evals.run.BAR_DELAY", 0)
     out = tmp_path / "new" / "folder" / "result.json"
     run(real=str(truth), fake=str(truth), metrics="psnr,psnr_pooled,ssim", out=str(out))
     result = json.loads(out.read_text())
