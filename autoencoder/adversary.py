@@ -9,9 +9,10 @@ from autoencoder import losses
 from autoencoder.config import FirstStageConfig
 from autoencoder.discriminator import Critics
 from tools import checkpoint, dist
-from tools.optim import OptimConfig, apply_update, make_optimizer
+from tools.optim import OptimConfig, apply_update, load_optimizer, make_optimizer
 
 Pair = tuple[Tensor, Tensor, Tensor]  # real b c t h w, made b c t h w (detached), picked frames b k
+CRITICS = ("frame", "clip")          # in the order of their verdicts
 
 
 class Adversary:
@@ -28,7 +29,7 @@ class Adversary:
         self.optim = OptimConfig(lr=cfg.loss.critic_lr, betas=tuple(cfg.optim.betas), weight_decay=0.0,
                                  warmup=min(100, cfg.loss.critic_warmup), clip_norm=cfg.loss.critic_clip_norm)
         self.optimizer = make_optimizer(self.critics, self.optim)
-        self.lecam = losses.Lecam()
+        self.lecams = [losses.Lecam() for _ in CRITICS]
         self.balance = losses.AdaptiveWeight(cfg.loss.adaptive_max)
         self.gradients: list[Tensor] = []  # of this step's micro-batches, at the last layer: reconstruction, adversarial
 
@@ -72,7 +73,7 @@ class Adversary:
     def learn(self, step: int, pairs: list[Pair], total: int) -> dict[str, Any]:
         """Update the critics on what the autoencoder has just made; every process then holds the same state."""
         logs: dict[str, Any] = {"critic": 0.0}
-        means = torch.zeros(2, dtype=torch.float64)
+        means = torch.zeros(4, dtype=torch.float64, device=pairs[0][0].device)  # logits: each critic's of real, of made
         if self.loss.r1 and step % self.loss.r1_every == 0:
             for pair in pairs:  # before the exchange of gradients at the end of the loop below
                 self._penalise(pair, total)
@@ -85,20 +86,22 @@ class Adversary:
                 loss = sum(losses.critic_hinge(*half).mean(n) for half, n in zip(halves, samples))
                 logs["critic"] = logs["critic"] + loss.detach() * dist.world()
                 if self.loss.lecam:
-                    loss = loss + self.loss.lecam * sum(self.lecam.penalty(*half).mean(n)
-                                                        for half, n in zip(halves, samples))
+                    loss = loss + self.loss.lecam * sum(lecam.penalty(*half).mean(n)
+                                                        for lecam, half, n in zip(self.lecams, halves, samples))
                 (loss * dist.world()).backward()
-            means += torch.stack([sum(half[side].detach().double().flatten(1).mean(1).sum() / n
-                                      for half, n in zip(halves, samples)) / 2 for side in (0, 1)]).cpu()
+            means += torch.stack([side.detach().double().flatten(1).mean(1).sum() / n
+                                  for half, n in zip(halves, samples) for side in half])
         logs["critic_gradient"] = apply_update(self.optimizer, self.critics, self.optim, step, self.cfg.loop.steps,
                                                loss=torch.as_tensor(logs["critic"]))
-        real_mean, fake_mean = dist.all_reduce_sum(means).tolist()
-        self.lecam.update(real_mean, fake_mean)
+        logits = dist.all_reduce_sum(means).view(2, 2).tolist()
+        for lecam, (of_real, of_made) in zip(self.lecams, logits):
+            lecam.update(of_real, of_made)
         if self.gradients:
             rec, gan = (dist.all_reduce_sum(g) for g in self.gradients)
             self.balance.update(rec, gan)
             self.gradients = []
-        return logs | {"logit_real": real_mean, "logit_made": fake_mean}
+        return logs | {f"logit_{name}_{side}": value for name, pair in zip(CRITICS, logits)
+                       for side, value in zip(("real", "made"), pair)}
 
     def _penalise(self, pair: Pair, total: int) -> None:
         """R1 on real videos, for all the updates until the next penalty (Karras et al. 2020, "lazy")."""
@@ -112,10 +115,11 @@ class Adversary:
 
     def state_dict(self) -> dict[str, Any]:
         return {"critics": self.critics.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "lecam": self.lecam.state_dict(), "balance": self.balance.state_dict()}
+                "lecam": [lecam.state_dict() for lecam in self.lecams], "balance": self.balance.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         checkpoint.load_strict(self.critics, state["critics"], "the critics' checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.lecam.load_state_dict(state["lecam"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        for lecam, saved in zip(self.lecams, state["lecam"], strict=True):
+            lecam.load_state_dict(saved)
         self.balance.load_state_dict(state["balance"])

@@ -57,5 +57,9 @@ class FirstStageConfig:
     def settle(merged: DictConfig) -> DictConfig:
         """The clip's frames, size and channels are said once, under data:, and the model is built for them."""
         follow: dict[str, Any] = {"frames": "frames", "resolution": "resolution", "in_channels": "channels"}
-        clip = {ours: OmegaConf.select(merged, f"data.{theirs}") for ours, theirs in follow.items()}
-        return OmegaConf.merge(merged, {"model": clip})
+        said, meant, default = OmegaConf.to_container(merged.model), OmegaConf.to_container(merged.data), AutoencoderConfig()
+        for ours, theirs in follow.items():
+            if said[ours] not in (meant[theirs], getattr(default, ours)):
+                raise ValueError(f"model.{ours}={said[ours]} contradicts data.{theirs}={meant[theirs]}; "
+                                 f"set data.{theirs} alone, the model follows it")
+        return OmegaConf.merge(merged, {"model": {ours: meant[theirs] for ours, theirs in follow.items()}})

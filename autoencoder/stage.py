@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from autoencoder.adversary import Adversary
 from autoencoder.augment import augment
+from autoencoder.codec import per_position
 from autoencoder.config import FirstStageConfig
 from autoencoder.losses import pixel_error, take_frames
 from autoencoder.perceptual import PerceptualLoss, load_lpips
@@ -16,7 +17,8 @@ from autoencoder.spectrum import high_frequency_energy
 from autoencoder.statistics import RunningStatistics
 from tools import checkpoint, dist
 from tools.ema import Ema
-from tools.optim import apply_update, make_optimizer
+from tools.modelfile import write_models
+from tools.optim import apply_update, load_optimizer, make_optimizer
 from tools.rng import batch_rand, batch_randn
 from tools.video import to_clip, to_frames
 from tools.writers import strip, write_mp4, write_png
@@ -99,10 +101,9 @@ class AutoencoderStage:
         """Latent noise (b c n), in proportion to the deviation of each plane and channel."""
         if not self.cfg.train.latent_noise:
             return None
-        shape, (_, std) = self.net.shape, self.stats.mean_std()
-        spread = torch.cat([s[:, None].expand(-1, n) for s, n in zip(std, shape.sizes)], dim=1)  # c n
-        drawn = batch_randn(spread.shape, index, self.cfg.train.seed, "latent noise")
-        return (self.cfg.train.latent_noise * spread * drawn).to(self.device)
+        spread = per_position(self.stats.mean_std()[1].to(self.device), self.net.shape)  # c n
+        drawn = batch_randn(spread.shape, index, self.cfg.train.seed, "latent noise").to(self.device)
+        return self.cfg.train.latent_noise * spread * drawn
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.train.autocast == "bf16")
@@ -156,7 +157,7 @@ class AutoencoderStage:
         """Continue exactly where `state` was taken."""
         checkpoint.load_strict(self.net, state["net"], weights_from)
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.stats.load_state_dict(state["stats"])
         self.reference = dict(state["reference"])
         if self.adversary and state["adversary"]:
@@ -174,13 +175,8 @@ class AutoencoderStage:
     def export(self, step: int, folder: Path, which: str) -> None:
         """Write model_last.pth and ema_model_last.pth ("last"), or model_best.pth ("best"), self-describing."""
         mean, std = self.stats.mean_std()
-        common = {"kind": self.kind, "config": self.model_config, "step": step,
-                  "extra": {"latent_mean": mean, "latent_std": std}}
-        if which == "best":
-            checkpoint.save(folder / "model_best.pth", common | {"state": self.ema.weights(), "weights": "best"})
-        else:
-            checkpoint.save(folder / "model_last.pth", common | {"state": self.net.state_dict(), "weights": "raw"})
-            checkpoint.save(folder / "ema_model_last.pth", common | {"state": self.ema.weights(), "weights": "ema"})
+        write_models(folder, which, self.net, self.ema, {"kind": self.kind, "config": self.model_config, "step": step,
+                                                         "extra": {"latent_mean": mean, "latent_std": std}})
 
 
 def _add(logs: dict[str, Any], name: str, share: Tensor) -> None:

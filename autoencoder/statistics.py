@@ -11,7 +11,7 @@ class RunningStatistics:
     """Exponentially averaged first and second moments of raw latents, unbiased from the first batch on.
 
     With decay 0.99 the numbers describe about the last hundred global batches: enough clips to trust, and fresh.
-    Every process holds the same state.
+    Every process holds the same state, on the device of the latents, so that no step waits for it.
     """
 
     def __init__(self, shape: PlaneShape, channels: int, decay: float = 0.99):
@@ -21,14 +21,14 @@ class RunningStatistics:
 
     def update(self, latents: list[Tensor]) -> None:
         """Take in this process's latents (b c n each) of one step."""
+        self.moments = self.moments.to(latents[0].device)
         sums = torch.zeros_like(self.moments)
         for latent in latents:
             for i, plane in enumerate(latent.detach().double().split(self.shape.sizes, dim=-1)):
-                sums[0, i] += plane.mean(-1).sum(0).cpu()
-                sums[1, i] += plane.square().mean(-1).sum(0).cpu()
-        count = dist.all_reduce_sum(float(sum(len(latent) for latent in latents)))
-        sums = dist.all_reduce_sum(sums) / count
-        self.moments = self.decay * self.moments + (1 - self.decay) * sums
+                sums[0, i] += plane.mean(-1).sum(0)
+                sums[1, i] += plane.square().mean(-1).sum(0)
+        count = dist.world() * sum(len(latent) for latent in latents)  # processes have equal shares
+        self.moments = self.decay * self.moments + (1 - self.decay) * (dist.all_reduce_sum(sums) / count)
         self.weight = self.decay * self.weight + (1 - self.decay)
 
     def mean_std(self) -> tuple[Tensor, Tensor]:
@@ -42,4 +42,4 @@ class RunningStatistics:
         return {"moments": self.moments, "weight": self.weight}
 
     def load_state_dict(self, state: dict) -> None:
-        self.moments, self.weight = state["moments"].cpu(), state["weight"]
+        self.moments, self.weight = state["moments"], state["weight"]

@@ -37,17 +37,12 @@ def load_config(schema: type[Config], file: str | Path, flags: Mapping[str, Any]
     for key, value in flags.items():
         if value is not None:
             layers.append((OmegaConf.create(_nest(key, value)), "the command line"))
-    for item in overrides:
-        if "=" not in item:
-            raise ValueError(f'"{item}" is no setting; write section.key=value, e.g. optim.lr=1e-4')
-        try:
-            layers.append((OmegaConf.from_dotlist([item]), "the command line"))
-        except (YAMLError, OmegaConfBaseException) as error:
-            raise ValueError(f'"{item}" cannot be read ({_first_line(error)}); write section.key=value') from None
+    layers.append((_parse(overrides), "the command line"))
     merged = OmegaConf.structured(schema)
     for layer, origin in layers:
         _check_keys(schema, layer, origin)
         try:
+            _forget_options(schema, merged, layer)
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
             raise ValueError(f"{origin}: {_first_line(error)}") from None
@@ -86,9 +81,30 @@ def _read(file: Path, seen: tuple[Path, ...] = ()) -> list[tuple[DictConfig, str
         raise ValueError(f"{file} is not readable YAML: {_first_line(error)}") from None
     if isinstance(layer, ListConfig):
         raise ValueError(f"{file} holds a list; a configuration is a mapping of sections such as model:, data:, optim:")
+    layer.pop("run", None)  # a run folder's config.yaml also says what the run was started from
     base = layer.pop("extends", None)
     below = _read(file.parent / base, (*seen, file.resolve())) if base else []
     return [*below, (layer, str(file))]
+
+
+def _parse(overrides: Sequence[str]) -> DictConfig:
+    layer = OmegaConf.create({})
+    for item in overrides:
+        if not item.partition("=")[0] or "=" not in item:
+            raise ValueError(f'"{item}" is no setting; write section.key=value, e.g. optim.lr=1e-4')
+        try:
+            layer.merge_with_dotlist([item])
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise ValueError(f'"{item}" cannot be read ({_first_line(error)}); write section.key=value') from None
+    return layer
+
+
+def _forget_options(schema: type, merged: DictConfig, layer: DictConfig) -> None:
+    """A plug-in that a stronger layer names does not inherit the options of the one that it replaces."""
+    for key in (k.removesuffix(".*") for k in keys_of(schema) if k.endswith(".*")):
+        name = OmegaConf.select(layer, f"{key}.name")
+        if name is not None and name != OmegaConf.select(merged, f"{key}.name"):
+            OmegaConf.update(merged, key, {}, merge=False)
 
 
 def _check_keys(schema: type, layer: DictConfig, origin: str) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from autoencoder.augment import augment
+from autoencoder.border import at_frames
 from autoencoder.codec import Codec
 from autoencoder.fill import fill_nearest
 from latent_diffusion.condition import OFFSETS, Context
@@ -19,7 +20,8 @@ from latent_diffusion.process import add_noise, sample_losses, target
 from latent_diffusion.schedule import training_level
 from tools import checkpoint, dist
 from tools.ema import Ema
-from tools.optim import apply_update, make_optimizer
+from tools.modelfile import write_models
+from tools.optim import apply_update, load_optimizer, make_optimizer
 from tools.rng import batch_rand, batch_randn, rand
 from tools.video import to_clip
 from tools.writers import strip, write_mp4, write_png
@@ -81,17 +83,20 @@ class DiffusionStage:
             clip = augment(clip, index, self.cfg.train.seed, flip=self.cfg.train.flip,
                            shift=self.cfg.train.shift)
         t, condition = self.codec.frames, self.net.condition
-        known = self.draw_masks(clip.shape[2], index, stream)  # b t
-        clip, known = self._place_unconditional(clip, known, index, stream)
-        begin = condition.target * t
         context = condition.nothing(len(clip), self.device)
+        if clip.shape[2] < condition.span * t:  # a window without neighbours: nothing is ever known
+            return Example(self.codec.encode(clip), context)
+        known = self.draw_masks(clip.shape[2], index, stream)  # b t, on the CPU: which rows to encode must not wait
+        clip = self._place_unconditional(clip, known, index, stream)
+        begin = condition.target * t
         for place, name in enumerate(condition.sees):
             first = begin + OFFSETS[name] * t
             seen = known[:, first:first + t]
-            some = seen.any(1)
-            context.known[:, place] = seen
-            if some.any():  # clips of which nothing is known are not worth encoding
-                filled = fill_nearest(clip[some, :, first:first + t], seen[some])
+            rows = seen.any(1).nonzero()[:, 0]  # clips of which nothing is known are not worth encoding
+            context.known[:, place] = seen.to(self.device)
+            if len(rows):
+                some = rows.to(self.device)
+                filled = fill_nearest(clip[some, :, first:first + t], seen[rows].to(self.device))
                 context.latents[some, place] = self.codec.encode(filled)
         return Example(self.codec.encode(clip[:, :, begin:begin + t]), context)
 
@@ -101,19 +106,17 @@ class DiffusionStage:
         for i in index.tolist():
             draws = iter(rand((4 * frames + 64,), self.cfg.train.seed, stream, "mask", i).tolist())
             masks.append(self.mask(frames, lambda draws=draws: next(draws)))
-        return torch.stack([torch.as_tensor(mask) for mask in masks]).to(self.device)
+        return torch.stack(masks)
 
-    def _place_unconditional(self, clip: Tensor, known: Tensor, index: Tensor, stream: str) -> tuple[Tensor, Tensor]:
+    def _place_unconditional(self, clip: Tensor, known: Tensor, index: Tensor, stream: str) -> Tensor:
         """Where nothing is known any clip of the window can be the target, so that a video's first frames are, too."""
         room = clip.shape[2] - self.codec.frames
-        if not room:
-            return clip, known
         moves = (batch_rand((), index, self.cfg.train.seed, stream, "place") * (room + 1)).long().clamp(max=room)
         begin = self.net.condition.target * self.codec.frames
-        moves = torch.where(known.any(1).cpu(), 0, moves - begin).to(self.device)
+        moves = torch.where(known.any(1), 0, moves - begin).to(self.device)
         frame = torch.arange(clip.shape[2], device=self.device)
         frame = (frame + moves[:, None]) % clip.shape[2]  # only the target's frames are looked at then
-        return clip.gather(2, frame[:, None, :, None, None].expand_as(clip)), known
+        return at_frames(clip, frame)
 
     def losses(self, net: torch.nn.Module, example: Example, index: Tensor, stream: str) -> Tensor:
         """Mean loss of each sample, b, at a level and with noise that follow from its index."""
@@ -168,13 +171,9 @@ class DiffusionStage:
         """Continue exactly where `state` was taken."""
         checkpoint.load_strict(self.net, state["net"], "the checkpoint")
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
 
     def export(self, step: int, folder: Path, which: str) -> None:
         """Write model_last.pth and ema_model_last.pth ("last"), or model_best.pth ("best"), autoencoder included."""
-        common = {"kind": self.kind, "config": self.model_config, "step": step, "extra": {"first_model": self.codec_payload}}
-        if which == "best":
-            checkpoint.save(folder / "model_best.pth", common | {"state": self.ema.weights(), "weights": "best"})
-        else:
-            checkpoint.save(folder / "model_last.pth", common | {"state": self.net.state_dict(), "weights": "raw"})
-            checkpoint.save(folder / "ema_model_last.pth", common | {"state": self.ema.weights(), "weights": "ema"})
+        write_models(folder, which, self.net, self.ema, {"kind": self.kind, "config": self.model_config, "step": step,
+                                                         "extra": {"first_model": self.codec_payload}})

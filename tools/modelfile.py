@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tools import checkpoint
+from tools.ema import Ema
 
 WEIGHTS = {"ema": "ema_model_last.pth", "raw": "model_last.pth", "best": "model_best.pth"}
 
@@ -61,8 +62,22 @@ def read_model(path: str | Path, weights: str = "ema") -> ModelFile:
     checkpoint.check_format(payload, file)
     if "stage" in payload:  # a step checkpoint holds both kinds of weights beside all that training needs
         stage = payload["stage"]
+        if weights == "best":
+            raise ValueError(f"{file} is a step checkpoint, which has no best weights; give the run folder, or ema or raw")
         raw = weights == "raw"
         return ModelFile(file, stage["kind"], stage["config"], stage["net"] if raw else stage["ema_weights"],
                          payload["step"], "raw" if raw else "ema", stage["extra"])
     return ModelFile(file, payload["kind"], payload["config"], payload["state"], payload["step"],
                      payload["weights"], payload["extra"])
+
+
+def write_models(folder: Path, which: str, net: nn.Module, ema: Ema, common: dict[str, Any]) -> None:
+    """Write a run's model files.
+
+    Args:
+        which: "last" is model_last.pth and ema_model_last.pth; "best" is model_best.pth, of the averaged weights.
+        common: kind, config, step and extra (see ModelFile).
+    """
+    weights = {"best": ema.weights()} if which == "best" else {"raw": net.state_dict(), "ema": ema.weights()}
+    for name, state in weights.items():
+        checkpoint.save(folder / WEIGHTS[name], common | {"state": state, "weights": name})

@@ -1,0 +1,69 @@
+"""Models whose answers are known without running them: a lossless codec, and small trained-looking parts."""
+
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from autoencoder.config import FirstStageConfig
+from autoencoder.model import AutoencoderConfig, build_autoencoder
+from configs.schema import FOLDER, load_config
+from latent_diffusion.config import DiffusionStageConfig
+from tools.rng import fork, numpy_rng
+
+
+class PixelNet(nn.Module):
+    """An autoencoder that loses nothing: the latent's first positions are the pixels themselves."""
+
+    def __init__(self, frames: int = 4, size: tuple[int, int] = (2, 2), *, tanh: bool = False):
+        super().__init__()
+        self.config = AutoencoderConfig(frames=frames, resolution=list(size), patch=1, in_channels=1, latent_channels=1,
+                                        tanh=tanh)
+        self.shape = self.config.grid
+        self.encoded, self.decoded = 0, 0  # calls
+        assert frames * size[0] * size[1] <= self.shape.total, "planes of so large a grid are smaller than the clip"
+
+    def encode(self, clip: Tensor) -> Tensor:
+        self.encoded += 1
+        latent = clip.new_zeros(len(clip), 1, self.shape.total)
+        latent[:, 0, :clip[0].numel()] = clip.flatten(1)
+        return latent
+
+    def decode(self, latent: Tensor) -> Tensor:
+        self.decoded += 1
+        sizes = self.config.clip_shape
+        return latent[:, 0, :torch.Size(sizes).numel()].reshape(-1, *sizes)
+
+
+def first_config(name: str = "tiny.yaml", *overrides: str) -> FirstStageConfig:
+    return load_config(FirstStageConfig, FOLDER / "autoencoder" / name, {"data.name": "SHAPES"},
+                       ["data.options.size=16", "data.options.count=4", "data.workers=0", *overrides])
+
+
+def diffusion_config(*overrides: str) -> DiffusionStageConfig:
+    return load_config(DiffusionStageConfig, FOLDER / "latent-diffusion" / "tiny.yaml", {"data.name": "SHAPES"},
+                       ["data.options.size=16", "data.options.count=4", "data.workers=0", *overrides])
+
+
+def autoencoder(cfg: FirstStageConfig, seed: int = 0) -> nn.Module:
+    with fork(seed, "init"):
+        return build_autoencoder(cfg.model)
+
+
+def autoencoder_payload(net: nn.Module, **extra) -> dict:
+    """What a model file of this net holds."""
+    stats = {"latent_mean": torch.zeros(3, net.config.latent_channels), "latent_std": torch.ones(3, net.config.latent_channels)}
+    return {"kind": "autoencoder", "config": asdict(net.config), "state": net.state_dict(), "step": 7, "weights": "ema",
+            "extra": stats | extra}
+
+
+def video(batch: int, frames: int, size: tuple[int, int] = (16, 16), channels: int = 3, seed: int = 0) -> Tensor:
+    """Random smooth uint8 b t h w c: neighbouring frames are alike."""
+    rng = numpy_rng(seed, "video")
+    walk = rng.normal(0, 12, (batch, frames, *size, channels)).cumsum(1) + rng.uniform(60, 190, (batch, 1, 1, 1, 1))
+    return torch.from_numpy(walk.clip(0, 255).astype("uint8"))
+
+
+def micro(frames: Tensor, index: Tensor, size: int) -> list[dict[str, Tensor]]:
+    """One step's batch as the loader cuts it."""
+    return [{"frames": f, "index": i} for f, i in zip(frames.split(size), index.split(size))]
