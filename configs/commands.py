@@ -72,7 +72,7 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--eta", "randomness of ddim: 0 to 1", float),
         flag("--guidance", "w of (1 + w) eps(c) - w eps(0) (default 0)", float, default=0.0),
         flag("--starts", "where in each video the windows begin, e.g. 0,8,16"),
-        flag("--baseline", "repeat_last, nearest or blend, in place of --model"),
+        flag("--baseline", "sample: repeat_last, nearest or blend, in place of --model; reconstruct: linear"),
         flag("--no_border", "paste given frames without mending the made ones beside them", action="store_true"),
         flag("--npz", "also write samples.npz", action="store_true"),
         flag("--out", "where the results go", metavar="PATH"),
@@ -201,7 +201,7 @@ COMMANDS: dict[str, Command] = {
     "ddpm": Command("train the latent diffusion: --first_model MODEL", ddpm),
     "reconstruct": Command("run videos through the autoencoder: --first_model M --input PATH --out DIR",
                            from_flags("autoencoder.reconstruct", "reconstruct",
-                                      "first_model weights input out resize batch_size")),
+                                      "first_model weights input out resize batch_size baseline data data_path")),
     "sample": Command("make videos: --model RUN --task predict --data NAME, or --baseline repeat_last",
                       from_flags("latent_diffusion.sample", "sample",
                                  "model first_model weights task baseline num_videos samples_per_video frames known data "
