@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +36,16 @@ class Settings:
 
     def step_counts(self) -> tuple[str, str]:
         """Sampler steps of a clip that nothing precedes, and of every other."""
-        first, _, following = self.steps.partition("/")
-        return first, following or first
+        counts = self.steps.split("/")
+        if len(counts) > 2 or not all(counts):
+            raise ValueError(f"steps={self.steps!r} is no number of steps; use 50, or 400/20 (first clip / each other)")
+        return counts[0], counts[-1]
+
+
+class Edge(NamedTuple):
+    """The last frame of a finished clip, b c 1 h w each."""
+    plain: Tensor  # as decoded
+    shown: Tensor  # as it is in the video, but not rounded: a change smaller than a grey level a clip must not stop
 
 
 class SlotNoise:
@@ -67,42 +75,57 @@ class Completion:
                  progress: Callable[[int], None] | None = None):
         self.model, self.codec, self.settings, self.ids, self.progress = model, model.codec, settings, ids, progress
         self.frames, self.clip = len(known), model.codec.frames
-        if bool(known.all()):
+        if self.frames and bool(known.all()):
             raise ValueError(f"all {self.frames} frames are known, so there is nothing to make; give fewer with --known")
-        self.grid = make_grid(self.frames, self.clip, settings.overlap or 0)
-        self.known = torch.cat([known, known.new_zeros(self.grid.frames - self.frames)])  # a short video is one whole clip
-        self._check_places()
+        self._check_condition(known)
+        self.grid = make_grid(self.frames, self.clip, settings.overlap or 0, whole="self" not in model.net.condition.sees)
+        self.known = torch.cat([known, known.new_zeros(self.grid.frames - self.frames)])
+        self.sampler = SAMPLERS.bind(settings.sampler)
         self.order = list(self._targets())
+        self.levels = [sampling_levels(model.schedule, count, settings.spacing) for count in settings.step_counts()]
         self.latents: dict[int, Tensor] = {}    # of finished slots: sampled ones, or the encoded given ones
-        self.edges: dict[int, Tensor] = {}      # frame -> its plain decoding b c 1 h w, where the next slot meets it
+        self.edges: dict[int, Edge] = {}        # of last frames, where the next slot meets them
 
-    def _check_places(self) -> None:
-        """Refuse known frames that the model's condition cannot look at."""
+    def _check_condition(self, known: Tensor) -> None:
+        """Refuse what the model cannot look at: it sees the whole clip before the one that it makes, or nothing."""
         t, sees = self.clip, self.model.net.condition.sees
-        given = self.known.nonzero().flatten().tolist()
-        if not given:
-            return
-        prefix = given == list(range(len(given)))
-        if "past" not in sees:
+        if sees not in ((), ("past",)):
+            raise ValueError(f"this model looks at {', '.join(sees)} of a clip; videos are made only with models that look at "
+                             "the clip before (condition.sees=[past]) or at nothing")
+        if self.settings.overlap:
+            raise ValueError(f"--overlap {self.settings.overlap} needs a model that sees which frames of a clip are finished; "
+                             "this one would make them again, differently: leave --overlap out")
+        given = known.nonzero().flatten().tolist()
+        if not sees and given:
             raise ValueError("this model was trained without a condition, it can only generate; use --task generate")
+        if not sees and self.frames > t:
+            raise ValueError(f"this model was trained without a condition, it cannot continue its clips of {t} frames, "
+                             f"got --frames {self.frames}; give --frames {t} or fewer")
+        prefix = given == list(range(len(given)))
         if not prefix or len(given) % t:
             shown = f"{given[0]}-{given[-1]}" if prefix else ",".join(map(str, given[:8]))
             raise ValueError(f"this model looks at the whole clip before, so the known frames must be the first {t}, {2 * t}, "
                              f"... of the video, got {shown}; give --known 0-{t - 1}, or a model whose condition sees more")
 
-    def _targets(self) -> Iterator[tuple[int, bool]]:
-        """Slots in the order in which they are made, each with whether its past may be looked at."""
+    def _targets(self) -> Iterator[int]:
+        """Slots in the order in which they are made; all but the first see the one before."""
         done = [slot for slot in range(self.grid.count) if all(self.known[i] for i in self.grid.span(slot))]
         for window in plan(self.settings.scheme, self.grid.count, done, window=self.settings.window,
                            stride=self.settings.stride):
             seen = set(window.observed)
             for slot in window.target:  # the condition takes one at a time; those made before it are seen by it
-                yield slot, slot - 1 in seen
+                if slot and slot - 1 not in seen:
+                    raise ValueError(f"scheme {self.settings.scheme!r} with window={self.settings.window} makes clip {slot} "
+                                     "without the one before it, which is all that this model looks at; use autoreg with "
+                                     "a window of 2 or more")
+                yield slot
                 seen.add(slot)
 
     def evaluations(self) -> int:
         """Network evaluations for one video, guidance not counted twice."""
-        return sum(evaluations(self._sampler_name(), self._levels(past)[1]) for _, past in self.order)
+        sampler = self.settings.sampler
+        options = {"name": sampler} if isinstance(sampler, str) else dict(sampler)
+        return sum(evaluations(steps=len(self.levels[slot > 0]) - 1, **options) for slot in self.order)
 
     @torch.no_grad()
     def run(self, video: Tensor) -> Tensor:
@@ -111,9 +134,9 @@ class Completion:
         out = torch.zeros(len(video), self.grid.frames, *video.shape[2:], dtype=torch.uint8)
         out[:, :self.frames] = video
         done = self.known.clone()
-        for slot, has_past in self.order:
+        for slot in self.order:
             span = self.grid.span(slot)
-            context = self._context(slot, has_past, out, done)
+            context = self._context(slot, out) if slot else None
             latent = self._sample(slot, context, len(video), device)
             clip = self._decode(slot, latent, out, done)
             new = [i for i in span if not done[i]]
@@ -123,12 +146,9 @@ class Completion:
             done[list(span)] = True
         return out[:, :self.frames]
 
-    def _context(self, slot: int, has_past: bool, out: Tensor, done: Tensor) -> Context | None:
-        """Latents of what is finished in the clip before; a slot on the grid is not decoded and encoded again."""
-        if not has_past or self.model.net.condition.sees != ("past",):
-            return None
-        start = self.grid.starts[slot] - self.clip
-        latent = self._latent_at(start, out)
+    def _context(self, slot: int, out: Tensor) -> Context:
+        """The clip before, finished; a slot on the grid is not decoded and encoded again."""
+        latent = self._latent_at(self.grid.starts[slot] - self.clip, out)
         known = torch.ones(len(out), 1, self.clip, dtype=torch.bool, device=latent.device)
         return Context(latent[:, None], known)
 
@@ -145,12 +165,12 @@ class Completion:
     def _sample(self, slot: int, context: Context | None, batch: int, device: torch.device) -> Tensor:
         noise = SlotNoise(self.settings.seed, self.ids, slot)
         like = torch.empty(batch, self.codec.channels, self.codec.shape.total, device=device)
-        levels, _ = self._levels(context is not None)
+        levels = self.levels[context is not None]
         denoise = make_denoise(self.model.net, self.model.process.parametrisation, context, self.settings.guidance)
         if self.codec.limits is not None:
             denoise = clamp_x0(denoise, *self.codec.limits)
         start = levels[0].sigma * noise(like)
-        return SAMPLERS.bind(self.settings.sampler)(self._counted(denoise, batch), start, levels, noise)
+        return self.sampler(self._counted(denoise, batch), start, levels, noise)
 
     def _counted(self, denoise, batch: int):
         def counted(x, level):
@@ -160,32 +180,26 @@ class Completion:
             return result
         return counted
 
-    def _sampler_name(self) -> str:
-        return self.settings.sampler if isinstance(self.settings.sampler, str) else self.settings.sampler["name"]
-
-    def _levels(self, has_past: bool):
-        levels = sampling_levels(self.model.schedule, self.settings.step_counts()[has_past], self.settings.spacing)
-        return levels, len(levels) - 1
-
     def _decode(self, slot: int, latent: Tensor, out: Tensor, done: Tensor) -> Tensor:
         """Decode a slot and give it the detail of the finished frame before it and of the finished ones within it."""
         span = self.grid.span(slot)
         plain = self.codec.decode(latent)  # b c t h w
-        self.edges[span.stop - 1] = plain[:, :, -1:]
-        before = span.start - 1
-        known = done[list(span)]
         if not self.settings.border:
             return plain
+        known, before = done[list(span)], span.start - 1
         stretch, given = plain, to_clip(out[:, span.start:span.stop].to(plain.device))
         if before >= 0 and done[before]:
-            stretch = torch.cat([self._edge(before, out), stretch], 2)
-            given = torch.cat([to_clip(out[:, before:before + 1].to(plain.device)), given], 2)
+            edge = self._edge(before, out)
+            stretch, given = torch.cat([edge.plain, stretch], 2), torch.cat([edge.shown, given], 2)
             known = torch.cat([known.new_ones(1), known])
-        mended = paste_known(stretch, given, known.expand(len(plain), -1).to(plain.device))
-        return mended[:, :, -self.clip:]
+        shown = plain
+        if known.any():
+            shown = paste_known(stretch, given, known.expand(len(plain), -1).to(plain.device))[:, :, -self.clip:]
+        self.edges[span.stop - 1] = Edge(plain[:, :, -1:], shown[:, :, -1:].clamp(-1, 1))
+        return shown
 
-    def _edge(self, frame: int, out: Tensor) -> Tensor:
-        """The plain decoding of the last frame of a finished clip, b c 1 h w."""
-        if frame not in self.edges:
-            self.edges[frame] = self.codec.decode(self._latent_at(frame + 1 - self.clip, out))[:, :, -1:]
+    def _edge(self, frame: int, out: Tensor) -> Edge:
+        if frame not in self.edges:  # of a given clip
+            plain = self.codec.decode(self._latent_at(frame + 1 - self.clip, out))
+            self.edges[frame] = Edge(plain[:, :, -1:], to_clip(out[:, frame:frame + 1].to(plain.device)))
         return self.edges[frame]

@@ -72,8 +72,10 @@ class PastForm(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, past: Tensor | None = None) -> Tensor:
         """Args: x: b c n noisy latent; t: b, labels of the schedule; past: b c n latent of the clip before, or None."""
+        if past is not None and not self.net.condition.sees:
+            raise ValueError("this model was trained without a condition: leave `past` out")
         context = None
-        if past is not None and self.net.condition.sees:
+        if past is not None:
             known = torch.ones(len(x), 1, self.net.frames, dtype=torch.bool, device=x.device)
             context = Context(past[:, None], known)
         level = level_at(self.schedule, t)

@@ -18,10 +18,14 @@ class Grid(NamedTuple):
         return range(self.starts[slot], self.starts[slot] + self.clip)
 
 
-def make_grid(frames: int, clip: int, overlap: int = 0) -> Grid:
+def make_grid(frames: int, clip: int, overlap: int = 0, *, whole: bool = False) -> Grid:
     """Lay clips over a video: clip k starts at min(k (T - overlap), N - T), so that every N >= T works.
 
     A video shorter than one clip is laid out as one clip; the caller cuts the result.
+
+    Args:
+        whole: let the last clip reach beyond the video's end, to be cut too, and not back into the clip before: for
+            models that do not see which frames of a clip are finished, and would make them again, differently.
 
     Raises:
         ValueError: no frames, or an overlap that leaves no new frame.
@@ -34,4 +38,7 @@ def make_grid(frames: int, clip: int, overlap: int = 0) -> Grid:
         return Grid(clip, clip, (0,))
     last, pace = frames - clip, clip - overlap
     count = -(-last // pace) + 1
+    if whole:
+        last = (count - 1) * pace
+        frames = last + clip
     return Grid(frames, clip, tuple(min(k * pace, last) for k in range(count)))

@@ -19,6 +19,8 @@ def known_frames(task: str, clip: int, frames: int | None, known: str | None) ->
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; use one of {', '.join(TASKS)}")
+    if frames is not None and frames < 1:
+        raise ValueError(f"a video needs at least one frame, got --frames {frames}")
     if task == "generate":
         if known:
             raise ValueError(f"--task generate knows nothing, got --known {known}; use --task predict or infill")

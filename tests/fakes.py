@@ -1,14 +1,21 @@
-"""Models whose answers are known without running them: a lossless codec, and small trained-looking parts."""
+"""Models whose answers are known beforehand, and the tiny configurations."""
 
 from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
+from autoencoder.codec import Codec
 from autoencoder.config import FirstStageConfig
 from autoencoder.model import AutoencoderConfig, build_autoencoder
 from configs.schema import FOLDER, load_config
+from latent_diffusion.condition import Context
 from latent_diffusion.config import DiffusionStageConfig
+from latent_diffusion.modelfile import DiffusionModel
+from latent_diffusion.process import ProcessConfig
+from latent_diffusion.schedule import ScheduleConfig
 from tools.rng import fork, numpy_rng
 
 
@@ -67,3 +74,25 @@ def video(batch: int, frames: int, size: tuple[int, int] = (16, 16), channels: i
 def micro(frames: Tensor, index: Tensor, size: int) -> list[dict[str, Tensor]]:
     """One step's batch as the loader cuts it."""
     return [{"frames": f, "index": i} for f, i in zip(frames.split(size), index.split(size))]
+
+
+class NextNet(nn.Module):
+    """A denoiser whose clean estimate is known: the clip before plus `step`, `start` where nothing is known, plus a
+    share of its noisy input. It remembers the contexts and labels that it was called with."""
+
+    def __init__(self, *, start: float = 0.0, step: float = 0.0, noise: float = 0.0, sees: tuple[str, ...] = ("past",)):
+        super().__init__()
+        self.start, self.step, self.noise = start, step, noise
+        self.condition = SimpleNamespace(sees=sees)
+        self.calls: list[tuple[float, Context | None]] = []
+
+    def forward(self, x: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
+        self.calls.append((float(t[0]), context))
+        clean = torch.full_like(x, self.start) if context is None else context.latents[:, 0] + self.step
+        return clean + self.noise * x
+
+
+def fake_model(net: nn.Module, codec: Codec | None = None, schedule: ScheduleConfig | None = None) -> DiffusionModel:
+    """A model whose network predicts x0."""
+    return DiffusionModel(net, codec or Codec(PixelNet()), schedule or ScheduleConfig(name="cosine"),
+                          ProcessConfig(parametrisation="x0"), "hash", Path("model.pth"), 7, "ema")

@@ -94,7 +94,8 @@ def test_each_critic_has_its_own_lecam():
     real, made = torch.rand(2, 4, 3, 4, 16, 16) * 2 - 1
     pick = torch.tensor([[0], [3], [1], [1]])
     with torch.no_grad():
-        judged = [[verdict.logits.mean() for verdict in adversary.critics(x, losses.take_frames(x, pick))] for x in (real, made)]
+        judged = [[verdict.logits.mean() for verdict in adversary.critics(x, losses.take_frames(x, pick))]
+                  for x in (real, made)]
     logs = adversary.learn(0, [(real, made, pick)], 4)
     for i, name in enumerate(CRITICS):
         assert adversary.lecams[i].real == pytest.approx(float(judged[0][i]), abs=1e-6)
@@ -133,7 +134,8 @@ def test_the_adaptive_weight_is_the_ratio_of_gradients_at_the_last_layer():
 
 
 def test_weight_grows_after_warm_up():
-    adversary = make_stage("loss.weight_mode=ramp", "loss.critic_warmup=10", "loss.ramp=4", "loss.adversarial_weight=2.0").adversary
+    adversary = make_stage("loss.weight_mode=ramp", "loss.critic_warmup=10", "loss.ramp=4",
+                           "loss.adversarial_weight=2.0").adversary
     assert [adversary.weight(step) for step in (0, 9, 10, 11, 13, 50)] == [0.0, 0.0, 0.5, 1.0, 2.0, 2.0]
     assert adversary.warming_up(9) and not adversary.warming_up(10)
 

@@ -61,7 +61,7 @@ def test_files_hold_what_the_contract_says(model, tmp_path, capsys):
 
 def test_other_sizes_need_resize(model, tmp_path):
     np.save(tmp_path / "wide.npy", video(1, 4, (20, 32))[0].numpy())
-    with pytest.raises(ValueError, match="20x32.*--resize"):
+    with pytest.raises(ValueError, match=r"20x32.*--resize"):
         run(model, tmp_path / "wide.npy", tmp_path / "out")
     run(model, tmp_path / "wide.npy", tmp_path / "out", resize=True)
     assert np.load(tmp_path / "out" / "recon" / "wide.npy").shape == (4, 16, 16, 3)
@@ -76,5 +76,5 @@ def test_missing_flags_are_named(model, tmp_path, flag):
 
 def test_a_short_video_is_refused(model, tmp_path):
     np.save(tmp_path / "short.npy", video(1, 3)[0].numpy())
-    with pytest.raises(ValueError, match="3 frames.*4"):
+    with pytest.raises(ValueError, match=r"3 frames.*4"):
         run(model, tmp_path / "short.npy", tmp_path / "out")

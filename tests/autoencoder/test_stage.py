@@ -45,7 +45,8 @@ def test_loss_and_gradient_equal_a_hand_computation():
 
 
 def test_any_cut_of_a_batch_makes_the_same_update():
-    options = ("train.latent_noise=0.1", "train.shift=2", "train.flip=0.5", "train.held_frames=0.5", "loss.pixel=log_l2", *LINEAR)
+    options = ("train.latent_noise=0.1", "train.shift=2", "train.flip=0.5", "train.held_frames=0.5", "loss.pixel=log_l2",
+               *LINEAR)
     one, many = make_stage(*options), make_stage(*options)
     for step in range(3):
         frames, index = video(8, 4, seed=step), INDEX + 100 * step

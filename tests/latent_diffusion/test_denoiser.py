@@ -1,0 +1,101 @@
+"""From a network to `denoise`: labels, guidance and PVDM's form."""
+
+import pytest
+import torch
+
+from autoencoder.planes import PlaneShape
+from latent_diffusion.condition import Context
+from latent_diffusion.denoiser import LatentDenoiser, PastForm, make_denoise
+from latent_diffusion.process import ProcessConfig, add_noise, target
+from latent_diffusion.schedule import ScheduleConfig, level_at
+from latent_diffusion.unet import UNetConfig
+
+SHAPE = PlaneShape(2, 4, 4)
+COSINE = ScheduleConfig(name="cosine")
+LEVEL = level_at(COSINE, 0.5)
+UNET = UNetConfig(width=16, mult=(1,), res_blocks=1, attention=(1,), heads=2, zero_out=False)
+
+
+def make_net(**condition):
+    torch.manual_seed(0)
+    return LatentDenoiser(UNET, {"name": "concat", **condition}, SHAPE, 3, 2).eval()
+
+
+def past(batch=2, seed=1):
+    latent = torch.randn(batch, 1, 3, SHAPE.total, generator=torch.Generator().manual_seed(seed))
+    return Context(latent, torch.ones(batch, 1, 2, dtype=torch.bool))
+
+
+class Oracle(torch.nn.Module):
+    """Says exactly what the training target is, for data x0 and the noise that it finds in z."""
+
+    def __init__(self, x0, schedule, parametrisation):
+        super().__init__()
+        self.x0, self.schedule, self.parametrisation = x0, schedule, parametrisation
+
+    def forward(self, z, t, context=None):
+        level = level_at(self.schedule, t)
+        noise = (z - level.alpha[:, None, None] * self.x0) / level.sigma[:, None, None]
+        return target(self.x0, noise, level, self.parametrisation)
+
+
+@pytest.mark.parametrize("parametrisation", ["eps", "x0", "v", "flow"])
+@pytest.mark.parametrize("schedule, t", [(ScheduleConfig(name="sqrt_linear"), 500.0), (COSINE, 0.6)])
+def test_whatever_is_predicted_denoise_gives_data_and_noise(parametrisation, schedule, t):
+    x0, noise = torch.randn(2, 2, 3, SHAPE.total)
+    level = level_at(schedule, t)
+    denoise = make_denoise(Oracle(x0, schedule, parametrisation), parametrisation, None)
+    made = denoise(add_noise(x0, noise, level), level)
+    torch.testing.assert_close(made.x0, x0, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made.eps, noise, atol=1e-4, rtol=1e-4)
+
+
+def test_guidance_moves_away_from_knowing_nothing():
+    net, x, level, context = make_net(mask=True), torch.randn(2, 3, SHAPE.total), LEVEL, past()
+    cond, uncond = make_denoise(net, "v", context)(x, level), make_denoise(net, "v", None)(x, level)
+    guided = make_denoise(net, "v", context, guidance=1.5)(x, level)
+    torch.testing.assert_close(guided.x0, 2.5 * cond.x0 - 1.5 * uncond.x0)
+    torch.testing.assert_close(guided.eps, 2.5 * cond.eps - 1.5 * uncond.eps)
+    assert not torch.allclose(cond.x0, uncond.x0)
+    alone = make_denoise(net, "v", None, guidance=1.5)(x, level)  # nothing to guide by
+    assert torch.equal(alone.x0, uncond.x0)
+
+
+def test_samples_of_a_batch_do_not_meet():
+    net, x, level = make_net(), torch.randn(3, 3, SHAPE.total), LEVEL
+    together = make_denoise(net, "v", past(3))(x, level).x0
+    for i in range(3):
+        alone = make_denoise(net, "v", Context(past(3).latents[i:i + 1], past(3).known[i:i + 1]))(x[i:i + 1], level).x0
+        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-5)
+
+
+def test_autocast_runs_the_network_alone():
+    net, x, level = make_net(), torch.randn(2, 3, SHAPE.total), LEVEL
+    narrow, wide = (make_denoise(net, "v", None, autocast=on)(x, level) for on in (True, False))
+    assert narrow.x0.dtype == torch.float32
+    torch.testing.assert_close(narrow.x0, wide.x0, atol=0.1, rtol=0.1)
+    assert not torch.equal(narrow.x0, wide.x0)
+
+
+@pytest.mark.parametrize("parametrisation, schedule", [("v", COSINE), ("eps", ScheduleConfig(name="linear"))])
+def test_pvdms_form_says_the_noise_whatever_is_predicted(parametrisation, schedule):
+    net, x, context = make_net(mask=True), torch.randn(2, 3, SHAPE.total), past()
+    form = PastForm(net, schedule, ProcessConfig(parametrisation=parametrisation))
+    t = torch.tensor([300.0, 700.0]) if schedule.discrete else torch.tensor([0.3, 0.7])
+    with torch.no_grad():
+        for given, latent in ((context, context.latents[:, 0]), (None, None)):
+            eps = form(x, t, latent)
+            for i in range(2):
+                row = Context(given.latents[i:i + 1], given.known[i:i + 1]) if given else None
+                wanted = make_denoise(net, parametrisation, row)(x[i:i + 1], level_at(schedule, float(t[i]))).eps
+                torch.testing.assert_close(eps[i:i + 1], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_pvdms_form_refuses_what_it_cannot_say():
+    with pytest.raises(ValueError, match="past, self"):
+        PastForm(make_net(sees=["past", "self"]), ScheduleConfig(), ProcessConfig())
+    form = PastForm(make_net(sees=[]), COSINE, ProcessConfig())
+    x, t = torch.randn(1, 3, SHAPE.total), torch.tensor([0.5])
+    assert form(x, t).shape == x.shape
+    with pytest.raises(ValueError, match="without a condition"):
+        form(x, t, x)
