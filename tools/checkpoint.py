@@ -77,19 +77,28 @@ def load_raw(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     try:
         if zipfile.is_zipfile(path):
             _check_sums(path)
-        return torch.load(path, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's remark on pickles that it then refuses
+            return torch.load(path, map_location=map_location, weights_only=True)
     except torch.OutOfMemoryError:
         raise
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code:
-            raise ValueError(f"{path} is refused: it holds {code[1]}, and reading that could run code; "
+        if code or _is_bare_pickle(path):
+            what = code[1] if code else "more than tensors and plain values"
+            raise ValueError(f"{path} is refused: it holds {what}, and reading that could run code; "
                              "save it again as tensors and plain values") from error
         raise ValueError(_damaged(path, error)) from error
     except (zipfile.BadZipFile, EOFError, RuntimeError, OSError, ValueError, LookupError, TypeError,
             AttributeError) as error:
         # what torch raises for a damaged file depends on where the damage is
         raise ValueError(_damaged(path, error)) from error
+
+
+def _is_bare_pickle(path: Path) -> bool:
+    """Tell a pickle that torch.save did not write from a text file or noise."""
+    with open(path, "rb") as file:
+        return file.read(1) == pickle.PROTO
 
 
 def _check_sums(path: Path) -> None:
@@ -101,7 +110,8 @@ def _check_sums(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [""])[0][:120]
+    text = str(error).split("WeightsUnpickler error:")[-1]  # before it, torch speaks of its own history
+    reason = (text.strip().splitlines() or [""])[0][:120]
     return (f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint: "
             f"{type(error).__name__} {reason}; copy it again, or remove it to use an older one")
 

@@ -6,6 +6,8 @@ workers, processes and micro-batches, and wherever training was resumed.
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -240,6 +242,16 @@ class _Batches(Dataset):
                 "skipped": dict(self.clips.skipped)}
 
 
+@atexit.register
+def _end_workers() -> None:
+    """A crash may leave workers behind. They do not hear the SIGTERM with which Python would end them, then wait."""
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take their end for another failure
+    for worker in workers:
+        worker.kill()
+
+
 def _quiet(worker: int) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):  # they are for the main process, which saves and stops us
         signal.signal(signum, signal.SIG_IGN)
@@ -285,8 +297,9 @@ def windows(source: VideoSource, frames: int, starts: Sequence[int] | None = Non
         source.notes.append(f"{len(left_out)} of {len(source)} videos are left out, shorter than {need} frames: "
                             f"{', '.join(left_out[:20])}{' ...' if len(left_out) > 20 else ''}")
     if not chosen:
+        some = f": {', '.join(left_out[:3])}{', ...' if len(left_out) > 3 else ''}" if left_out else ""
         raise ValueError(f"none of the {len(source)} videos has a window of {need} frames"
-                         f"{f' at the starts {list(starts)}' if starts else ''}; ask for fewer --frames")
+                         f"{f' at the starts {list(starts)}' if starts else ''}{some}; ask for fewer --frames")
     return chosen
 
 

@@ -1,6 +1,9 @@
 """A batch is a function of (seed, stream, global index): not of workers, processes, micro-batch or resume."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,6 +215,22 @@ def test_open_source_passes_split_fold_and_options(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDEO_DATA", str(tmp_path / "elsewhere"))
     with pytest.raises(ValueError, match="elsewhere"):
         open_source(DataConfig(name="VIDEOS"))
+
+
+CRASH = """
+from tools.clips import Clips, loader
+from tools.sources import SOURCES
+source = SOURCES.bind({"name": "SHAPES", "size": 16, "length": 8, "count": 4})("")
+steps = loader(Clips(source, frames=4, size=(16, 16), seed=0), batch_size=2, start_step=0, stop_step=99, workers=1)
+next(steps)
+raise RuntimeError("crash")
+"""
+
+
+def test_a_crash_does_not_wait_for_the_workers():
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", CRASH], cwd=root, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and done.stderr.endswith("RuntimeError: crash\n"), done.stderr
 
 
 # --- windows -------------------------------------------------------------------------------------------------
