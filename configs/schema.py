@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -104,7 +104,8 @@ def _forget_options(schema: type, merged: DictConfig, layer: DictConfig) -> None
     for key in (k.removesuffix(".*") for k in keys_of(schema) if k.endswith(".*")):
         name = OmegaConf.select(layer, f"{key}.name")
         if name is not None and name != OmegaConf.select(merged, f"{key}.name"):
-            OmegaConf.update(merged, key, {}, merge=False)
+            with read_write(merged):  # frozen, since its dataclass is
+                OmegaConf.update(merged, key, {}, merge=False)
 
 
 def _check_keys(schema: type, layer: DictConfig, origin: str) -> None:

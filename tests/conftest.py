@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import Runs, train_all
+
 
 @pytest.fixture(scope="session")
 def video_data() -> Path:
@@ -14,3 +16,10 @@ def video_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real videos here: set VIDEO_TEST_DATA to a folder of them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Runs:
+    """The three training stages at tiny size, eight updates each; not to be changed by a test."""
+    return train_all(tmp_path_factory.mktemp("tiny") / "results", "--steps", "8", "loop.save_every=4", "loop.log_every=2",
+                     "loop.validate_every=4", "loop.sample_every=4", "loop.plot_every=8")
