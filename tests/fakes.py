@@ -13,9 +13,12 @@ from autoencoder.model import AutoencoderConfig, build_autoencoder
 from configs.schema import FOLDER, load_config
 from latent_diffusion.condition import Context
 from latent_diffusion.config import DiffusionStageConfig
-from latent_diffusion.modelfile import DiffusionModel
+from latent_diffusion.denoiser import LatentDenoiser
+from latent_diffusion.modelfile import DiffusionModel, model_config
 from latent_diffusion.process import ProcessConfig
 from latent_diffusion.schedule import ScheduleConfig
+from latent_diffusion.stage import DiffusionStage
+from latent_diffusion.train import codec_payload
 from tools.rng import fork, numpy_rng
 
 
@@ -96,3 +99,13 @@ def fake_model(net: nn.Module, codec: Codec | None = None, schedule: ScheduleCon
     """A model whose network predicts x0."""
     return DiffusionModel(net, codec or Codec(PixelNet()), schedule or ScheduleConfig(name="cosine"),
                           ProcessConfig(parametrisation="x0"), "hash", Path("model.pth"), 7, "ema")
+
+
+def diffusion_stage(cfg: DiffusionStageConfig, codec: Codec | None = None, validation: Tensor | None = None) -> DiffusionStage:
+    """A small network on the latents of a codec; by default the pixels themselves."""
+    codec = codec or Codec(PixelNet())
+    with fork(0, "init"):
+        net = LatentDenoiser(cfg.unet, cfg.condition, codec.shape, codec.channels, codec.frames)
+    if validation is None:
+        validation = video(4, net.condition.span * codec.frames, codec.size, codec.config.in_channels, seed=9)
+    return DiffusionStage(cfg, net, codec, validation, model_config(cfg, codec), codec_payload(codec))

@@ -34,8 +34,7 @@ def open_feed(data: DataConfig, loop: LoopConfig, *, frames: int, seed: int, val
     clips = Clips.from_config(source, replace(data, frames=frames), seed=seed)
     batches = partial(_batches, clips, data, loop)
     validation, note = _validation(data, source, frames, seed, validation_clips)
-    notes = [f"{data.name} {data.split}: {len(source)} videos", *source.notes, note]
-    return Feed(batches, validation, notes)
+    return Feed(batches, validation, [f"{data.name} {data.split}: {len(source)} videos", *source.notes, *note])
 
 
 def _batches(clips: Clips, data: DataConfig, loop: LoopConfig, start: int, stop: int) -> Iterator[MicroBatches]:
@@ -43,12 +42,13 @@ def _batches(clips: Clips, data: DataConfig, loop: LoopConfig, start: int, stop:
                   micro_batch=loop.micro_batch, workers=data.workers, pin=dist.device().type == "cuda")
 
 
-def _validation(data: DataConfig, source: VideoSource, frames: int, seed: int, count: int) -> tuple[Tensor, str]:
+def _validation(data: DataConfig, source: VideoSource, frames: int, seed: int, count: int) -> tuple[Tensor, list[str]]:
     held_out, side = source, "training videos (the dataset has no other side)"
     if data.split == "train":
         with contextlib.suppress(ValueError):  # the note then says which videos were taken instead
             held_out, side = open_source(data, "test"), "test videos"
-    chosen = windows(held_out, frames, count=count, seed=seed, stride=data.stride)
+    chosen = windows(held_out, frames, count=count, seed=seed, stride=data.stride, on_error=data.on_error)
     need = (frames - 1) * data.stride + 1
     clips = [fit(held_out.read(video, start, start + need, data.stride), data.size, data.channels) for video, start in chosen]
-    return torch.from_numpy(np.stack(clips)), f"validation: {len(clips)} windows of {frames} frames from {side}"
+    notes = [] if held_out is source else held_out.notes
+    return torch.from_numpy(np.stack(clips)), [f"validation: {len(clips)} windows of {frames} frames from {side}", *notes]

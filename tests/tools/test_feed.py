@@ -1,0 +1,72 @@
+"""What a training run reads."""
+
+import numpy as np
+import pytest
+import torch
+from fakes import video
+
+from tools.clips import Clips, DataConfig, fit, open_source
+from tools.feed import open_feed
+from tools.loop import LoopConfig
+
+LOOP = LoopConfig(batch_size=4, micro_batch=2)
+SHAPES = DataConfig(name="SHAPES", resolution=16, frames=4, workers=0, options={"size": 16, "length": 12, "count": 5})
+
+
+def feed(data=SHAPES, loop=LOOP, frames=6, seed=3, clips=4):
+    return open_feed(data, loop, frames=frames, seed=seed, validation_clips=clips)
+
+
+def folder(path, lengths, sides=("train",)):
+    for side in sides:
+        (path / side).mkdir(parents=True)
+        for i, length in enumerate(lengths):
+            np.save(path / side / f"{i}.npy", video(1, length, seed=i)[0].numpy())
+    return DataConfig(name="VIDEOS", path=str(path), resolution=16, frames=4, workers=0)
+
+
+def test_batches_are_those_of_clips():
+    clips = Clips(open_source(SHAPES), frames=6, size=(16, 16), seed=3)
+    steps = list(feed().batches(2, 4))
+    assert len(steps) == 2 and all(len(step) == 2 for step in steps)
+    for number, step in enumerate(steps, 2):
+        index = torch.cat([batch["index"] for batch in step])
+        assert index.tolist() == list(range(4 * number, 4 * number + 4))
+        frames = torch.cat([batch["frames"] for batch in step])
+        assert all(torch.equal(frames[j], clips[int(g)]["frames"]) for j, g in enumerate(index))
+
+
+def test_validation_is_of_the_test_side_and_fixed():
+    first = feed()
+    assert first.validation.shape == (4, 6, 16, 16, 3) and first.validation.dtype == torch.uint8
+    assert torch.equal(first.validation, feed().validation) and not torch.equal(first.validation, feed(seed=4).validation)
+    source = open_source(SHAPES, "test")
+    held_out = [fit(source.read(i, s, s + 6), (16, 16)) for i in range(len(source)) for s in range(7)]
+    assert all(any(np.array_equal(clip.numpy(), other) for other in held_out) for clip in first.validation)
+    assert any("test videos" in note for note in first.notes)
+
+
+def test_without_another_side_training_videos_are_taken_and_told(tmp_path):
+    got = feed(folder(tmp_path, [8, 8, 9]))
+    assert len(got.validation) == 4 and any("training videos" in note for note in got.notes)
+    assert any("3 videos" in note for note in got.notes)
+
+
+def test_short_videos_of_the_test_side_are_told(tmp_path):
+    data = folder(tmp_path, [8, 3, 9], ("train", "test"))
+    notes = feed(data).notes
+    assert any("1 of 3 videos are left out" in note for note in notes)
+    with pytest.raises(ValueError, match="20 frames"):
+        feed(data, frames=20)
+
+
+def test_stride_is_kept_in_validation(tmp_path):
+    data = DataConfig(name="SHAPES", resolution=16, frames=4, stride=3, workers=0, options=dict(SHAPES.options, count=1))
+    source = open_source(data, "test")
+    got = open_feed(data, LOOP, frames=4, seed=0, validation_clips=1).validation[0].numpy()
+    assert any(np.array_equal(got, source.read(0, s, s + 10, 3)) for s in range(3))
+
+
+def test_a_batch_that_cannot_be_cut_is_refused():
+    with pytest.raises(ValueError, match="--batch_size 5"):
+        feed(loop=LoopConfig(batch_size=5, micro_batch=2))

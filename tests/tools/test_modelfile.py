@@ -1,0 +1,83 @@
+"""What a path given as a model stands for."""
+
+import pytest
+import torch
+from torch import nn
+
+from tools import checkpoint
+from tools.ema import Ema, EmaConfig
+from tools.modelfile import WEIGHTS, locate, read_model, write_models
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with all its model files, whose averages differ from its weights."""
+    net = nn.Linear(2, 1)
+    ema = Ema(net, EmaConfig(decays=(0.5,), warmup=False))
+    with torch.no_grad():
+        net.weight += 1
+    ema.update(net, 0)
+    common = {"kind": "toy", "config": {"width": 2}, "step": 9, "extra": {"mean": torch.zeros(1)}}
+    for which in ("last", "best"):
+        write_models(tmp_path, which, net, ema, common)
+    stage = {"kind": "toy", "config": {"width": 2}, "net": net.state_dict(), "ema_weights": ema.weights(), "extra": {}}
+    checkpoint.save(checkpoint.step_path(tmp_path / "checkpoints", 9), {"step": 9, "stage": stage})
+    return tmp_path, net.state_dict(), ema.weights()
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_a_run_folder_stands_for_the_weights_asked_for(run, weights):
+    folder, raw, ema = run
+    file = read_model(folder, weights)
+    assert (file.kind, file.config, file.step, file.weights) == ("toy", {"width": 2}, 9, weights)
+    wanted = raw if weights == "raw" else ema
+    assert all(torch.equal(file.state[key], value) for key, value in wanted.items())
+    assert not torch.equal(raw["weight"], ema["weight"])
+
+
+def test_a_file_is_what_it_is(run):
+    assert read_model(run[0] / "model_last.pth").weights == "raw"  # whatever is asked of folders
+    assert read_model(str(run[0] / "model_best.pth"), "raw").weights == "best"
+
+
+def test_a_step_checkpoint_holds_both_weights(run):
+    folder, raw, ema = run
+    step = folder / "checkpoints" / "step-00000009.pt"
+    assert torch.equal(read_model(step, "raw").state["weight"], raw["weight"])
+    assert torch.equal(read_model(step).state["weight"], ema["weight"]) and read_model(step).step == 9
+    with pytest.raises(ValueError, match="no best weights"):
+        read_model(step, "best")
+
+
+def test_a_folder_may_be_moved(run, tmp_path_factory):
+    moved = tmp_path_factory.mktemp("elsewhere") / "renamed"
+    run[0].rename(moved)
+    assert read_model(moved).step == 9
+
+
+def test_foreign_files_come_as_they_are(tmp_path):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "foreign.pth")
+    file = read_model(tmp_path / "foreign.pth")
+    assert file.kind == "foreign" and file.weights == "foreign" and torch.equal(file.state["weight"], torch.ones(2))
+
+
+def test_what_is_no_model_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="no model at"):
+        locate(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="ema, raw, best"):
+        locate(run[0], "emma")
+    (run[0] / "ema_model_last.pth").unlink()
+    with pytest.raises(ValueError, match="use --weights raw"):
+        locate(run[0])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no finished or saved run"):
+        locate(tmp_path / "empty")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds a list"):
+        read_model(tmp_path / "list.pth")
+    torch.save({"format": "triplane-video/99"}, tmp_path / "later.pth")
+    with pytest.raises(ValueError, match="triplane-video/99"):
+        read_model(tmp_path / "later.pth")
+    (tmp_path / "damaged.pth").write_bytes((run[0] / "model_last.pth").read_bytes()[:300])
+    with pytest.raises(ValueError, match="damaged"):
+        read_model(tmp_path / "damaged.pth")
