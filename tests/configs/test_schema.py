@@ -128,17 +128,6 @@ def test_a_configuration_is_frozen_and_plain_is_not_part_of_it():
     assert cfg.mask["name"] == "pvdm"
 
 
-def test_plain_holds_what_yaml_and_checkpoints_can():
-    def kinds(value):
-        if isinstance(value, dict):
-            return set().union(*(kinds(v) for v in value.values()), {type(k) for k in value}, {dict})
-        if isinstance(value, (list, tuple)):
-            return set().union(*(kinds(v) for v in value))
-        return {type(value)}
-    for schema, file in FILES:
-        assert kinds(plain(load_config(schema, file))) <= {dict, list, str, int, float, bool, type(None)}
-
-
 @pytest.mark.parametrize("schema", SCHEMAS.values())
 def test_keys_are_those_of_the_dataclasses(schema):
     def names(value, prefix=""):
