@@ -153,6 +153,9 @@ def ddpm(args: argparse.Namespace) -> None:
     if not args.first_model:
         raise ValueError("--exp ddpm needs the autoencoder: --first_model RUN or FILE (train one with --exp first_stage)")
     codec = load_autoencoder(args.first_model, args.weights)
+    for name, given, has in (("frames", args.frames, codec.frames), ("resolution", args.resolution, codec.size[0])):
+        if given not in (None, has):
+            raise ValueError(f"--{name} {given} does not fit the autoencoder given, which takes {has}; leave the flag out")
     if pretrain:
         check_pretrain_config(pretrain, codec, args.pretrain_config)
     context = {"first_model": codec.weights_hash, "init_from": args.init_from, "resume": args.resume}
