@@ -10,6 +10,7 @@ from autoencoder.config import FirstStageConfig
 from autoencoder.discriminator import Critics
 from tools import checkpoint, dist
 from tools.optim import OptimConfig, apply_update, load_optimizer, make_optimizer
+from tools.rng import fork
 
 Pair = tuple[Tensor, Tensor, Tensor]  # real b c t h w, made b c t h w (detached), picked frames b k
 CRITICS = ("frame", "clip")          # in the order of their verdicts
@@ -24,7 +25,8 @@ class Adversary:
 
     def __init__(self, cfg: FirstStageConfig, device: torch.device):
         self.cfg, self.loss = cfg, cfg.loss
-        self.critics = Critics(cfg.model.in_channels, cfg.critic, frames=cfg.model.frames).to(device)
+        with fork(cfg.train.seed, "critics"):
+            self.critics = Critics(cfg.model.in_channels, cfg.critic, frames=cfg.model.frames).to(device)
         self.ddp = dist.wrap(self.critics)
         self.optim = OptimConfig(lr=cfg.loss.critic_lr, betas=tuple(cfg.optim.betas), weight_decay=0.0,
                                  warmup=min(100, cfg.loss.critic_warmup), clip_norm=cfg.loss.critic_clip_norm)

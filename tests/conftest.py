@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import Runs, train_all
-
 
 @pytest.fixture(scope="session")
 def video_data() -> Path:
@@ -19,7 +17,8 @@ def video_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Runs:
-    """The three training stages at tiny size, eight updates each; not to be changed by a test."""
+def tiny(tmp_path_factory):
+    """The three training stages at tiny size (tests.tiny.Runs), eight updates each; not to be changed by a test."""
+    from tests.tiny import train_all  # imports the whole project, which most tests do not need
     return train_all(tmp_path_factory.mktemp("tiny") / "results", "--steps", "8", "loop.save_every=4", "loop.log_every=2",
-                     "loop.validate_every=4", "loop.sample_every=4", "loop.plot_every=8")
+                     "loop.validate_every=4", "loop.sample_every=4")

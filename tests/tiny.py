@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 
 from configs.schema import FOLDER
 from main import main
-from tools import checkpoint
+from tools import checkpoint, dist
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ("--data", "SHAPES", "data.options.size=16", "data.options.length=16", "data.options.count=8")
@@ -30,19 +31,20 @@ class Runs(NamedTuple):
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in an order that no other process or machine load changes."""
+def alike() -> Iterator[None]:
+    """Compute as the processes of `environment` do: on one thread of the CPU, so that sums keep their order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with mock.patch.object(dist, "device", lambda: torch.device("cpu")):
+            yield
     finally:
         torch.set_num_threads(threads)
 
 
 def run(*words: str | Path) -> None:
     """Run a command that must succeed."""
-    with one_thread():
+    with alike():
         assert main([str(word) for word in words]) == 0, f"failed: {' '.join(map(str, words))}"
 
 
@@ -51,9 +53,9 @@ def train_all(results: Path, *words: str) -> Runs:
     runs = Runs(results, *(results / name for name in ("first_stage_main_SHAPES_42", "first_stage_gan_SHAPES_42",
                                                        "ddpm_main_SHAPES_42")))
     words = (*SHAPES, *FAST, "--results", str(results), *words)
-    run(*FIRST, *words)
+    run(*FIRST, *words, "loop.plot_every=8")
     run(*GAN, "--first_stage_folder", runs.first, *words)
-    run(*DDPM, "--first_model", runs.gan / "model_last.pth", *words)
+    run(*DDPM, "--first_model", runs.gan / "model_last.pth", *words, "train.sample_steps=4")
     return runs
 
 
