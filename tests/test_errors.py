@@ -42,6 +42,8 @@ CASES = {  # what went wrong: (the command, parts of its line)
     "missing data folder": ([*VIDEOS, "{tmp}/nowhere"], ["nowhere", "no such folder", "--data_path", "wanted"]),
     "UCF-101 that is none": ([*TRAIN, "--data", "UCF101", "--data_path", "{files}/short"],
                              ["short", "no UCF-101 video", "ucfTrainTestlist"]),
+    "UCF-101 without a video of that side": ([*TRAIN, "--data", "UCF101", "--data_path", "{files}/ucf"],
+                                             ["none of its 1 videos", "train side of fold 1", "data.split=all"]),
     "a dataset empty on that side": ([*VIDEOS, "{files}/test_only"], ["test_only", "train side is empty", "data.split=all"]),
     "a folder without videos": ([*VIDEOS, "{files}/empty"], ["empty", "holds no video", "mp4"]),
     "only videos shorter than the clip": ([*VIDEOS, "{files}/short"], ["brief (2)", "4 frames", "fewer --frames"]),
@@ -117,6 +119,10 @@ def files(tmp_path_factory, tiny):
         path = folder / f"{name}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, np.zeros((t, h, w, 3), np.uint8))
+    (folder / "ucf" / "UCF-101" / "Archery").mkdir(parents=True)
+    (folder / "ucf" / "UCF-101" / "Archery" / "v_Archery_g01_c01.avi").write_bytes(b"")
+    (folder / "ucf" / "ucfTrainTestlist").mkdir()
+    (folder / "ucf" / "ucfTrainTestlist" / "trainlist01.txt").write_text("Archery/v_Archery_g08_c01.avi 1\n")
     (folder / "empty").mkdir()
     (folder / "damaged").mkdir()
     write_mp4(folder / "damaged" / "torn.mp4", np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8))
