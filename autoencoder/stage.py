@@ -155,6 +155,7 @@ class AutoencoderStage:
 
     def load_state(self, state: dict[str, Any], *, weights_from: str = "this run") -> None:
         """Continue exactly where `state` was taken."""
+        checkpoint.check_config(self.model_config, state["config"], "the checkpoint")
         checkpoint.load_strict(self.net, state["net"], weights_from)
         self.ema.load_state_dict(state["ema"])
         load_optimizer(self.optimizer, state["optimizer"])

@@ -6,12 +6,12 @@ from typing import Any
 
 from autoencoder.codec import load_autoencoder
 from autoencoder.config import FirstStageConfig
-from autoencoder.model import build_autoencoder
+from autoencoder.model import ARCHITECTURES, AutoencoderConfig, build_autoencoder
 from autoencoder.stage import AutoencoderStage
 from tools import checkpoint, dist
 from tools.feed import open_feed
 from tools.log import Run
-from tools.loop import train
+from tools.loop import not_begun, train
 from tools.rng import fork
 
 
@@ -26,10 +26,13 @@ def train_first_stage(cfg: FirstStageConfig, run: Run, *, first_stage_folder: st
         resume: checkpoint file to continue from.
         init_from: model whose weights a new run starts from.
     """
+    fresh = not_begun(run)
     with fork(cfg.train.seed, "init"):
         net = build_autoencoder(cfg.model).to(dist.device())
-    if init_from:
-        checkpoint.load_strict(net, load_autoencoder(init_from).net.state_dict(), init_from)
+    if init_from and fresh:
+        start = load_autoencoder(init_from)
+        check_model(cfg.model, start.config, f"the model of --init_from {init_from}")
+        checkpoint.load_strict(net, start.net.state_dict(), init_from)
     feed = open_feed(cfg.data, cfg.loop, frames=cfg.data.frames, seed=cfg.train.seed,
                      validation_clips=cfg.train.validation_clips)
     for note in feed.notes:
@@ -39,12 +42,27 @@ def train_first_stage(cfg: FirstStageConfig, run: Run, *, first_stage_folder: st
     values = cfg.model.latent_channels * net.shape.total
     run.log(f"autoencoder {cfg.model.arch}: {parameters / 1e6:.2f} M parameters, {values} latent values a clip "
             f"({cfg.model.latent_channels} x {net.shape.total})")
-    if first_stage_folder:
+    if first_stage_folder and fresh:
         state, source = _last_state(Path(first_stage_folder))
         stage.continue_from(state, source)
         run.log(f"starting from {source}")
-    stage.take_reference()
+    if fresh:
+        stage.take_reference()
     train(stage, feed.batches, run, cfg.loop, seed=cfg.train.seed, resume=Path(resume) if resume else None)
+
+
+def check_model(asked: AutoencoderConfig, has: AutoencoderConfig, what: str) -> None:
+    """Refuse settings that describe another network than a model's own."""
+    settings = []
+    for config in (asked, has):
+        options = {**ARCHITECTURES.options(config.arch), **config.options}
+        settings.append(asdict(config) | {"resolution": tuple(config.size), "options": None} | options)
+    mine, own = settings
+    different = [f"{key} {mine.get(key)} (the model has {own.get(key)})" for key in {**mine, **own}
+                 if mine.get(key) != own.get(key)]
+    if different:
+        raise ValueError(f"the configuration contradicts {what}: {', '.join(different[:3])}; "
+                         "give the configuration that it was trained with")
 
 
 def _last_state(folder: Path) -> tuple[dict[str, Any], str]:

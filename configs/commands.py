@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +138,7 @@ def first_stage(args: argparse.Namespace) -> None:
     cfg = main_config(args)
     if dry_run(args, cfg):
         return
-    context = {"first_stage_folder": args.first_stage_folder, "init_from": args.init_from, "resume": args.resume}
+    context = {"first_stage_folder": tidy(args.first_stage_folder), "init_from": tidy(args.init_from), "resume": args.resume}
     run = open_run(args, cfg, context)
     train_first_stage(cfg, run, **context)
     run.close()
@@ -145,27 +146,42 @@ def first_stage(args: argparse.Namespace) -> None:
 
 def ddpm(args: argparse.Namespace) -> None:
     from autoencoder.codec import load_autoencoder
-    from latent_diffusion.train import check_pretrain_config, train_diffusion
+    from autoencoder.train import check_model
+    from latent_diffusion.train import fit_data, train_diffusion
     cfg = main_config(args)
-    pretrain = load_config(SCHEMAS["first_stage"], args.pretrain_config) if args.pretrain_config else None
+    sizes = {"data.resolution": args.resolution, "data.frames": args.frames}
+    pretrain = load_config(SCHEMAS["first_stage"], args.pretrain_config, sizes) if args.pretrain_config else None
     if dry_run(args, cfg):
         return
     if not args.first_model:
         raise ValueError("--exp ddpm needs the autoencoder: --first_model RUN or FILE (train one with --exp first_stage)")
     codec = load_autoencoder(args.first_model, args.weights)
-    for name, given, has in (("frames", args.frames, codec.frames), ("resolution", args.resolution, codec.size[0])):
-        if given not in (None, has):
-            raise ValueError(f"--{name} {given} does not fit the autoencoder given, which takes {has}; leave the flag out")
+    for key, given in {**sizes, **dict(item.split("=", 1) for item in args.overrides)}.items():
+        has = {"data.resolution": list(codec.size), "data.frames": codec.frames, "data.channels": codec.config.in_channels}
+        if key in has and given is not None and str(given) not in (str(has[key]), str(codec.size[0])):
+            raise ValueError(f"{key}={given} does not fit the autoencoder given, which takes {has[key]}; leave it out")
     if pretrain:
-        check_pretrain_config(pretrain, codec, args.pretrain_config)
-    context = {"first_model": codec.weights_hash, "init_from": args.init_from, "resume": args.resume}
+        released = {"released": True} if codec.config.options.get("released") else {}  # a habit that no YAML states
+        asked = replace(pretrain.model, options={**pretrain.model.options, **released})
+        check_model(asked, codec.config, f"the autoencoder of --first_model {args.first_model}")
+    cfg = fit_data(cfg, codec)
+    context = {"first_model": codec.weights_hash, "init_from": tidy(args.init_from), "resume": args.resume}
     run = open_run(args, cfg, context)
     train_diffusion(cfg, run, codec, init_from=args.init_from, resume=args.resume)
     run.close()
 
 
+def tidy(path: str | None) -> str | None:
+    """The same text for RUN and RUN/."""
+    return str(Path(path)) if path else None
+
+
 def demo(args: argparse.Namespace) -> None:
     from latent_diffusion.demo import demo as run_demo
+    if args.overrides:
+        raise ValueError(f"--exp demo has no settings to change, got {args.overrides[0]}; use --exp first_stage and ddpm")
+    if dist.world() > 1:
+        raise ValueError(f"--exp demo runs in one process, got {dist.world()}; start it without torchrun")
     flags = {"train.seed": args.seed}
     first = load_config(SCHEMAS["first_stage"], FOLDER / "demo" / "autoencoder.yaml", flags)
     second = load_config(SCHEMAS["ddpm"], FOLDER / "demo" / "diffusion.yaml", flags)
@@ -174,7 +190,10 @@ def demo(args: argparse.Namespace) -> None:
         return
     folder = Path(args.results) / "demo"
     for name, cfg in (("first_stage", first), ("ddpm", second)):
-        claim(folder / name, plain(cfg), VOLATILE)
+        try:
+            claim(folder / name, plain(cfg), VOLATILE)
+        except ValueError as error:
+            raise ValueError(f"{str(error).split(';')[0]}; remove {folder}, or give another --results DIR") from None
     run_demo(first, second, folder)
 
 
@@ -192,8 +211,11 @@ def from_flags(module: str, function: str, names: str) -> Callable[[argparse.Nam
             raise ValueError(f"--exp {args.exp} has no settings of its own, got {args.overrides[0]}; use its flags")
         chosen = {name: getattr(args, name) for name in names.split()}
         if args.dry_run:
-            print(OmegaConf.to_yaml(OmegaConf.create({"exp": args.exp, **chosen})), end="")
+            if dist.is_main():
+                print(OmegaConf.to_yaml(OmegaConf.create({"exp": args.exp, **chosen})), end="")
             return
+        if args.exp in ("plan", "info") and not dist.is_main():
+            return  # they only print
         import importlib
         getattr(importlib.import_module(module), function)(**chosen)
     return run

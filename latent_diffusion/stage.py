@@ -169,6 +169,7 @@ class DiffusionStage:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
+        checkpoint.check_config(self.model_config, state["config"], "the checkpoint")
         checkpoint.load_strict(self.net, state["net"], "the checkpoint")
         self.ema.load_state_dict(state["ema"])
         load_optimizer(self.optimizer, state["optimizer"])

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from autoencoder.codec import Codec
-from autoencoder.config import FirstStageConfig
 from latent_diffusion.config import DiffusionStageConfig
 from latent_diffusion.denoiser import LatentDenoiser
 from latent_diffusion.modelfile import FIRST_MODEL, load_net, model_config
@@ -13,7 +12,7 @@ from latent_diffusion.stage import DiffusionStage
 from tools import checkpoint, dist
 from tools.feed import open_feed
 from tools.log import Run
-from tools.loop import train
+from tools.loop import not_begun, train
 from tools.rng import fork
 
 
@@ -23,34 +22,22 @@ def fit_data(cfg: DiffusionStageConfig, codec: Codec) -> DiffusionStageConfig:
                                      channels=codec.config.in_channels))
 
 
-def check_pretrain_config(pretrain: FirstStageConfig, codec: Codec, file: str) -> None:
-    """Refuse an autoencoder configuration that contradicts the model file; its loss and training keys do not matter."""
-    asked, got = asdict(pretrain.model), asdict(codec.config)
-    asked["resolution"], got["resolution"] = list(pretrain.model.size), list(codec.config.size)
-    asked["options"], got["options"] = (m.get("options", {}) | {"released": None} for m in (asked, got))
-    different = [f"{key} {asked[key]} (the model has {got[key]})" for key in asked if asked[key] != got[key]]
-    if different:
-        raise ValueError(f"--pretrain_config {file} contradicts the autoencoder given: {', '.join(different[:3])}; "
-                         "give the configuration that it was trained with, or leave the flag out")
-
-
 def train_diffusion(cfg: DiffusionStageConfig, run: Run, codec: Codec, *, resume: str | None = None,
                     init_from: str | None = None) -> None:
     """Train the latent diffusion on the latents of a frozen autoencoder.
 
     Args:
-        cfg: settings; clips are cut for the autoencoder whatever cfg.data says.
+        cfg: settings, whose clips are those of the autoencoder (see fit_data).
         run: the claimed run folder.
         codec: the autoencoder, ours or PVDM's.
         resume: checkpoint file to continue from.
         init_from: diffusion model whose weights a new run starts from.
     """
     codec = codec.to(dist.device())
-    cfg = fit_data(cfg, codec)
     config = model_config(cfg, codec)
     with fork(cfg.train.seed, "init"):
         net = LatentDenoiser(cfg.unet, cfg.condition, codec.shape, codec.channels, codec.frames).to(dist.device())
-    if init_from:
+    if init_from and not_begun(run):
         checkpoint.load_strict(net, load_net(init_from).state_dict(), init_from)
     feed = open_feed(cfg.data, cfg.loop, frames=_window(cfg, net, codec), seed=cfg.train.seed,
                      validation_clips=cfg.train.validation_clips)

@@ -24,7 +24,7 @@ class UNetConfig:
     attention: tuple[int, ...] = (4, 2, 1)      # downsampling rates where a plane attends to itself
     heads: int = 8
     norm_groups: int = 0                        # 0 = 32 as in PVDM, but fewer below 64 channels (see Norm)
-    dropout: float = 0.0
+    dropout: float = 0.0                        # drawn per process: other process counts then differ
     time_scale: float = 1.0                     # 1000 for models that are fed t in [0, 1]
     positions: bool = False                     # tell the trunk where, and on which plane, a token lies
     zero_out: bool = True                       # every residual branch, and the output, start at zero

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -114,6 +115,17 @@ def _damaged(path: Path, error: Exception) -> str:
     reason = (text.strip().splitlines() or [""])[0][:120]
     return (f"{path} ({path.stat().st_size} bytes) is damaged or no checkpoint: "
             f"{type(error).__name__} {reason}; copy it again, or remove it to use an older one")
+
+
+def check_config(own: Mapping[str, Any], saved: Mapping[str, Any], what: str) -> None:
+    """Refuse to continue weights with the settings of another network, also where all shapes agree."""
+    def plain(value: Any) -> str:
+        return json.dumps(value, sort_keys=True)  # a tuple is a list
+
+    different = [key for key in {**own, **saved} if plain(own.get(key)) != plain(saved.get(key))]
+    if different:
+        text = "; ".join(f"{key}: {saved.get(key)} there, {own.get(key)} here" for key in different[:3])
+        raise ValueError(f"{what} is of another model: {text}; use the configuration that it was trained with")
 
 
 def load_strict(net: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

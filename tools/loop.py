@@ -282,6 +282,11 @@ class Training:
         raise SystemExit(128 + signum)
 
 
+def not_begun(run: Run) -> bool:
+    """Tell, in every process, whether a run has no checkpoint of its own, so that what it starts from matters."""
+    return dist.broadcast_object(dist.is_main() and checkpoint.latest(run.checkpoints) is None)
+
+
 def train(stage: Stage, make_batches: MakeBatches, run: Run, cfg: LoopConfig, *, seed: int = 0,
           resume: Path | None = None) -> None:
     """Train a stage to its last step, from the run's own last checkpoint if it has one.

@@ -81,3 +81,5 @@ def write_models(folder: Path, which: str, net: nn.Module, ema: Ema, common: dic
     weights = {"best": ema.weights()} if which == "best" else {"raw": net.state_dict(), "ema": ema.weights()}
     for name, state in weights.items():
         checkpoint.save(folder / WEIGHTS[name], common | {"state": state, "weights": name})
+    for decay in ema.cfg.decays[1:] if which == "last" else ():  # the other averages, to be compared
+        checkpoint.save(folder / f"ema_{decay}_model_last.pth", common | {"state": ema.weights(decay), "weights": "ema"})

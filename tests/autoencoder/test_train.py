@@ -1,11 +1,13 @@
 """The first stage as a run: where it starts from, and what it leaves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fakes import autoencoder, autoencoder_payload, first_config
 
 from autoencoder.codec import load_autoencoder
-from autoencoder.train import train_first_stage
+from autoencoder.train import check_model, train_first_stage
 from tools import checkpoint
 from tools.log import Run
 
@@ -60,3 +62,13 @@ def test_folders_without_a_first_stage_are_refused(tmp_path):
     checkpoint.save(checkpoint.step_path(tmp_path / "other" / "checkpoints", 1), {"step": 1, "stage": {"kind": "diffusion"}})
     with pytest.raises(ValueError, match="not of a first stage"):
         train(tmp_path / "run", cfg, first_stage_folder=str(tmp_path / "other"))
+
+
+def test_settings_of_another_network_are_refused():
+    config = first_config("tiny.yaml").model
+    check_model(config, config, "it")
+    check_model(replace(config, options=dict(config.options)), config, "it")
+    with pytest.raises(ValueError, match=r"contradicts it: depth 3 \(the model has 1\)"):
+        check_model(replace(config, depth=3), config, "it")
+    with pytest.raises(ValueError, match=r"released False \(the model has True\)"):
+        check_model(config, replace(config, options={**config.options, "released": True}), "it")

@@ -6,7 +6,7 @@ from fakes import autoencoder, diffusion_config, first_config
 
 from autoencoder.codec import Codec, LatentStats
 from latent_diffusion.modelfile import load_diffusion
-from latent_diffusion.train import check_pretrain_config, codec_payload, fit_data, train_diffusion
+from latent_diffusion.train import codec_payload, fit_data, train_diffusion
 from tools import checkpoint
 from tools.log import Run
 
@@ -65,14 +65,6 @@ def test_a_new_run_may_start_from_a_models_weights(codec, tmp_path):
 def test_short_videos_are_refused_with_what_is_needed(codec, tmp_path):
     with pytest.raises(ValueError, match=r"5 frames|8 frames"):
         train(tmp_path / "run", codec, "data.options.length=5")
-
-
-def test_a_pretrain_config_that_contradicts_is_refused(codec):
-    check_pretrain_config(first_config("tiny.yaml", "loss.pixel_weight=9", "optim.lr=1"), codec, "mine.yaml")
-    with pytest.raises(ValueError, match=r"mine\.yaml contradicts.*depth 3 \(the model has 1\)"):
-        check_pretrain_config(first_config("tiny.yaml", "model.depth=3"), codec, "mine.yaml")
-    with pytest.raises(ValueError, match=r"resolution \[32, 16\]"):
-        check_pretrain_config(first_config("tiny.yaml", "data.resolution=[32,16]"), codec, "mine.yaml")
 
 
 def test_the_payload_is_a_whole_autoencoder(codec, tmp_path):
