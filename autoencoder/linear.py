@@ -28,6 +28,8 @@ def fit_linear(clips: Tensor, values: int) -> LinearCodec:
     centred = rows - mean
     energy, weights = torch.linalg.eigh((centred @ centred.T).double())  # ascending
     count = min(values, len(rows) - 1)
-    energy, weights = energy[-count:], weights[:, -count:]
+    energy, weights = energy[-count:].flip(0), weights[:, -count:].flip(1)  # largest first, as QR keeps them best
     basis = (weights / energy.clamp(min=1e-12).sqrt()).T.to(rows) @ centred
-    return LinearCodec(mean, basis)
+    # A float32 Gram matrix knows nothing of components a few thousand times smaller than the largest: their rows come
+    # out neither of length one nor orthogonal, yet they span what is left.
+    return LinearCodec(mean, torch.linalg.qr(basis.T).Q.T)

@@ -30,11 +30,20 @@ def reconstruct(*, first_model: str | None, weights: str, input: str | None, out
     A video of more than one clip is cut into clips (the last one overlaps where the length is no multiple), whose
     latents follow each other along n. DIR/videos/NAME.mp4 shows the truth beside the reconstruction. With
     `baseline="linear"` the best linear codec of as many values, fitted to the training side of `data`, is measured beside.
+    Of several processes only the main one works.
     """
+    if not dist.is_main():
+        return
     if baseline not in (None, "linear"):
         raise ValueError(f"--exp reconstruct has the baseline linear, got --baseline {baseline}")
     if baseline and not data:
         raise ValueError("--baseline linear is fitted to training videos: name them with --data and --data_path")
+    if data and not baseline:
+        raise ValueError(f"--exp reconstruct reads --input PATH; --data {data} only names what --baseline linear is fitted to: "
+                         "add that, or leave --data out")
+    batch_size = 4 if batch_size is None else batch_size
+    if batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, got {batch_size}")
     for name, value in (("--first_model MODEL", first_model), ("--input PATH", input), ("--out DIR", out)):
         if not value:
             raise ValueError(f"--exp reconstruct needs {name}")
@@ -50,7 +59,7 @@ def reconstruct(*, first_model: str | None, weights: str, input: str | None, out
     for i in tqdm(range(len(source)), unit="video", desc="reconstruct", delay=1):
         name = source.name(i)
         frames = _fitted(source.read(i, 0, None), name, codec, resize)
-        recon, latent = through(codec, frames, batch_size or 4)
+        recon, latent = through(codec, frames, batch_size)
         np.save(folder / "recon" / f"{name}.npy", recon.numpy())
         np.save(folder / "latent" / f"{name}.npy", latent.numpy())
         write_mp4(folder / "videos" / f"{name}.mp4", torch.cat([frames, recon], dim=2).numpy())
@@ -59,7 +68,8 @@ def reconstruct(*, first_model: str | None, weights: str, input: str | None, out
             own[metric].update(frames[None], recon[None], videos=[name])
             totals[metric].merge(own[metric])
         if linear:
-            linear_total.update(frames[None], in_clips(frames, codec.frames, linear.reconstruct)[None], videos=[name])
+            best = in_clips(frames, codec.frames, linear.reconstruct, batch_size)
+            linear_total.update(frames[None], best[None], videos=[name])
         videos[name] = {"frames": len(frames), **{metric: own[metric].compute()["mean"] for metric in PAIRED}}
         if len(rows) < 8:
             rows += [frames.numpy(), recon.numpy()]
@@ -78,23 +88,22 @@ def through(codec: Codec, frames: Tensor, batch_size: int) -> tuple[Tensor, Tens
     latents = []
 
     def call(clips: Tensor) -> Tensor:
-        made = []
-        for clip in clips.split(batch_size):
-            latents.append(codec.encode(clip.to(codec.device)))
-            made.append(codec.decode(latents[-1]).cpu())
-        return torch.cat(made)
+        latents.append(codec.encode(clips.to(codec.device)))
+        return codec.decode(latents[-1]).cpu()
 
-    made = in_clips(frames, codec.frames, call)
+    made = in_clips(frames, codec.frames, call, batch_size)
     return made, torch.cat(latents).cpu().transpose(0, 1).flatten(1).float()
 
 
-def in_clips(frames: Tensor, length: int, call: Callable[[Tensor], Tensor]) -> Tensor:
-    """Put a video (uint8 t h w c) through `call` (b c t h w -> the same) clip by clip, the last one at the end."""
+def in_clips(frames: Tensor, length: int, call: Callable[[Tensor], Tensor], batch_size: int) -> Tensor:
+    """Put a video (uint8 t h w c) through `call` (float b c t h w -> the same) clip by clip, the last one at the end."""
     starts = [*range(0, len(frames) - length, length), len(frames) - length]
-    parts = to_frames(call(to_clip(torch.stack([frames[s:s + length] for s in starts]))))
     made = torch.zeros_like(frames)
-    for start, part in zip(starts, parts):
-        made[start:start + length] = part
+    for first in range(0, len(starts), batch_size):
+        part = starts[first:first + batch_size]  # a whole video as float would be four times its bytes
+        clips = to_frames(call(to_clip(torch.stack([frames[s:s + length] for s in part]))))
+        for start, clip in zip(part, clips):
+            made[start:start + length] = clip
     return made
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import evals.run
 from evals.protocol import METRICS
-from latent_diffusion.sample import sample
+from latent_diffusion.sample import run_folder, sample
 
 
 def run(*, real: str | None, fake: str | None, metrics: str, protocol: str, known_frames: str, batch_size: int | None,
@@ -16,8 +16,7 @@ def run(*, real: str | None, fake: str | None, metrics: str, protocol: str, know
             raise ValueError("--exp evaluate takes --real and --fake, or --model and --data, not both")
         if not data:
             raise ValueError("--exp evaluate --model RUN needs real videos to compare with: --data NAME")
-        run_folder = Path(model) if Path(model).is_dir() else Path(model).parent
-        folder = Path(out).with_suffix("") if out else run_folder / "evaluation"
+        folder = Path(out).with_suffix("") if out else run_folder(model) / "evaluation"
         for name in metrics.split(","):  # a misspelled one is told before anything is sampled
             METRICS.get(name.strip())
         sample(model=model, data=data, resolution=None, batch_size=batch_size, out=str(folder), input=None, baseline=None,

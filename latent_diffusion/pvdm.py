@@ -80,7 +80,7 @@ def read_pvdm_unet(state: Mapping[str, Any], shape: PlaneShape | None = None) ->
     """Build the U-Net that a released state dict belongs to, and load it strictly.
 
     Args:
-        state: the content of the file; prefixes and a `{"state_dict": ...}` around it are undone.
+        state: the content of the file; prefixes and a `{"state_dict": ...}` or `{"model": ...}` around it are undone.
         shape: token grid of a clip; PVDM's own (16 frames of 256 x 256) when left out.
 
     Raises:
@@ -107,11 +107,12 @@ def read_pvdm_unet(state: Mapping[str, Any], shape: PlaneShape | None = None) ->
 
 
 def strip_prefixes(state: Any) -> dict[str, Any]:
-    """Undo `{"state_dict": ...}` and the prefixes `module.`, `model.`, `diffusion_model.`; else {}."""
+    """Undo `{"state_dict": ...}`, `{"model": ...}` and the prefixes `module.`, `model.`, `diffusion_model.`; else {}."""
     if not isinstance(state, Mapping):
         return {}
-    if isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
     prefixes = re.compile(r"^(module\.|model\.|diffusion_model\.)+")
     return {prefixes.sub("", str(key)): value for key, value in state.items()}
 

@@ -1,6 +1,6 @@
 """What a training run reads: batches by step, and fixed validation clips that no step sees."""
 
-import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -43,12 +43,45 @@ def _batches(clips: Clips, data: DataConfig, loop: LoopConfig, start: int, stop:
 
 
 def _validation(data: DataConfig, source: VideoSource, frames: int, seed: int, count: int) -> tuple[Tensor, list[str]]:
-    held_out, side = source, "training videos (the dataset has no other side)"
+    held_out, side, notes = source, f"training videos (data.split={data.split})", []
     if data.split == "train":
-        with contextlib.suppress(ValueError):  # the note then says which videos were taken instead
+        try:
             held_out, side = open_source(data, "test"), "test videos"
+        except ValueError as error:  # no other side: the note says which videos were taken instead, and why
+            side = f"training videos (the test side cannot be opened: {error})"
+        else:
+            notes += _shared(source, held_out)
     chosen = windows(held_out, frames, count=count, seed=seed, stride=data.stride, on_error=data.on_error)
-    need = (frames - 1) * data.stride + 1
-    clips = [fit(held_out.read(video, start, start + need, data.stride), data.size, data.channels) for video, start in chosen]
-    notes = [] if held_out is source else held_out.notes
+    clips, damaged = _read(held_out, chosen, frames, data)
+    notes += damaged if held_out is source else [*held_out.notes, *damaged]
     return torch.from_numpy(np.stack(clips)), [f"validation: {len(clips)} windows of {frames} frames from {side}", *notes]
+
+
+def _read(source: VideoSource, chosen: list[tuple[int, int]], frames: int,
+          data: DataConfig) -> tuple[list[np.ndarray], list[str]]:
+    """The chosen windows, each t h w c, and a note for each that data.on_error=skip leaves out as damaged."""
+    need = (frames - 1) * data.stride + 1
+    clips, notes = [], []
+    for video, start in chosen:
+        try:
+            clips.append(fit(source.read(video, start, start + need, data.stride), data.size, data.channels))
+        except ValueError as error:
+            if data.on_error == "raise":
+                raise
+            notes.append(f"validation leaves out {source.name(video)} from frame {start} on: {error}")
+    if not clips:
+        raise ValueError(f"data.on_error=skip left none of the {len(chosen)} validation windows; the last: {notes[-1]}")
+    return clips, notes
+
+
+def _shared(train: VideoSource, test: VideoSource) -> list[str]:
+    """A note if videos of the test side are trained on too: the measure then tells nothing of new videos."""
+    same = len(_identities(train) & _identities(test))
+    return [f"{same} of the {len(test)} test videos are training videos too; validation does not tell how new "
+            "videos would do"] if same else []
+
+
+def _identities(source: VideoSource) -> set[str]:
+    """Files, where a source has them: names are unique only within a side."""
+    paths = getattr(source, "paths", None)
+    return {os.path.realpath(path) for path in paths} if paths else {source.name(i) for i in range(len(source))}

@@ -8,9 +8,9 @@ import torch
 from fakes import PixelNet, autoencoder, autoencoder_payload, first_config, video
 
 from autoencoder.codec import Codec, load_autoencoder
-from autoencoder.reconstruct import reconstruct, through
+from autoencoder.reconstruct import in_clips, reconstruct, through
 from evals.protocol import METRICS
-from tools import checkpoint
+from tools import checkpoint, dist
 from tools.video import to_clip, to_frames
 
 
@@ -78,3 +78,25 @@ def test_a_short_video_is_refused(model, tmp_path):
     np.save(tmp_path / "short.npy", video(1, 3)[0].numpy())
     with pytest.raises(ValueError, match=r"3 frames.*4"):
         run(model, tmp_path / "short.npy", tmp_path / "out")
+
+
+def test_training_videos_without_a_baseline_are_refused(model, tmp_path):
+    with pytest.raises(ValueError, match=r"--data SHAPES.*--baseline linear"):
+        run(model, tmp_path, tmp_path / "out", data="SHAPES")
+
+
+def test_only_the_main_process_works(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(dist, "rank", lambda: 1)
+    run(model, tmp_path / "absent", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_more_than_a_batch_is_float_at_once():
+    sizes = []
+
+    def call(clips):
+        sizes.append(len(clips))
+        return clips
+
+    frames = video(1, 18, (2, 2))[0]
+    assert torch.equal(in_clips(frames, 4, call, 2), frames) and sizes == [2, 2, 1]

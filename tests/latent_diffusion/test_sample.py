@@ -11,6 +11,7 @@ from autoencoder.codec import Codec
 from evals.protocol import METRICS
 from latent_diffusion import baselines
 from latent_diffusion.pipeline import VideoDiffusion
+from latent_diffusion.sample import run_folder
 from main import main
 
 T = 4
@@ -112,7 +113,73 @@ def test_evaluation_of_a_model_is_that_of_its_samples(model, videos, tmp_path):
 
 def test_drawn_windows_follow_from_the_seed(videos, tmp_path):
     words = ("--baseline", "nearest", "--data", "VIDEOS", "--data_path", videos[0], "data.split=all", "--frames", 5,
-             "--num_videos", 5)
+             "--known", "0-1", "--num_videos", 5)
     drawn = [sample(tmp_path / str(i), *words, "--seed", seed)[0]["videos"] for i, seed in enumerate((0, 0, 1))]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(drawn[0]) == 5 and {v["name"] for v in drawn[0]} == {"v0", "v1", "v2"}
+
+
+def refused(capsys, *words):
+    """Run a command that must fail; return its one line."""
+    assert main(["--exp", *map(str, words)]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_older_samples_are_gone_and_other_files_stay(videos, tmp_path):
+    words = ("--baseline", "nearest", "--data", "VIDEOS", "--data_path", videos[0], "data.split=all", "--known", 0)
+    sample(tmp_path, *words, "--frames", 5, "--num_videos", 3, "--samples_per_video", 2)
+    (tmp_path / "samples" / "notes.txt").touch()
+    _, made = sample(tmp_path, *words, "--frames", 4, "--num_videos", 1)
+    assert (tmp_path / "samples" / "notes.txt").is_file()
+    assert list(made) == ["00000_00"] and len(made["00000_00"]) == 4
+    assert [p.name for p in (tmp_path / "real").iterdir()] == ["00000.npy"]
+    assert [p.name for p in (tmp_path / "videos").iterdir()] == ["00000_00.mp4"]
+
+
+def test_real_videos_are_never_cleared_away(videos, tmp_path, capsys):
+    (tmp_path / "real").mkdir()
+    np.save(tmp_path / "real" / "00000.npy", videos[1]["v0"])
+    line = refused(capsys, "sample", "--baseline", "nearest", "--input", tmp_path / "real", "--frames", 5, "--known", 0,
+                   "--out", tmp_path)
+    assert "00000.npy" in line and "--out" in line and (tmp_path / "real" / "00000.npy").is_file()
+
+
+def test_a_stride_between_frames(videos, tmp_path):
+    words = ("--baseline", "nearest", "--data", "VIDEOS", "--data_path", videos[0], "data.split=all", "data.stride=3",
+             "--frames", 4, "--known", "0-1", "--starts", "0,2")
+    record, _ = sample(tmp_path, *words)
+    assert [(v["name"], v["start"]) for v in record["videos"]] == [("v0", 0), ("v0", 2)]  # 10 frames, which only v0 has
+    assert np.array_equal(np.load(tmp_path / "real" / "00001.npy"), videos[1]["v0"][2:12:3])
+    wanted = {"data": "VIDEOS", "data_path": str(videos[0]), "input": None, "resize": False, "starts": "0,2",
+              "num_videos": None, "batch_size": 4, "overrides": ["data.split=all", "data.stride=3"], "data_stride": 3}
+    assert {key: record[key] for key in wanted} == wanted
+
+
+def test_guided_evaluations_count_twice(model, videos, tmp_path):
+    words = ("--model", model, "--frames", 3 * T, "--steps", "2/3", "--num_videos", 1)
+    generated = sample(tmp_path / "a", *words, "--guidance", 1)[0]
+    assert generated["network_evaluations_per_video"] == 2 + 2 * (3 + 3)  # nothing is known of the first clip
+    assert sample(tmp_path / "b", *words)[0]["network_evaluations_per_video"] == 2 + 3 + 3
+
+
+@pytest.mark.parametrize("flag", ["--batch_size", "--samples_per_video", "--num_videos"])
+def test_counts_are_at_least_one(model, capsys, flag):
+    assert f"{flag} must be at least 1, got 0" in refused(capsys, "sample", "--model", model, flag, 0)
+
+
+def test_a_baseline_asks_for_known_frames_and_for_one_size(tmp_path, capsys):
+    for name, size in (("small", (16, 16)), ("wide", (20, 24))):
+        np.save(tmp_path / f"{name}.npy", video(1, 8, size)[0].numpy())
+    words = ("sample", "--baseline", "nearest", "--input", tmp_path, "--frames", 8, "--out", tmp_path / "out")
+    assert "--known" in refused(capsys, *words)
+    line = refused(capsys, *words, "--known", 0)
+    assert "16x16" in line and "20x24" in line and "data.resolution=16" in line
+    assert main(["--exp", *map(str, words), "--known", "0", "data.resolution=16"]) == 0
+
+
+def test_a_step_checkpoint_belongs_to_its_run(tmp_path):
+    (tmp_path / "RUN" / "checkpoints").mkdir(parents=True)
+    for name in ("", "model_last.pth", "checkpoints/step-00000004.pt"):
+        assert run_folder(tmp_path / "RUN" / name) == tmp_path / "RUN"

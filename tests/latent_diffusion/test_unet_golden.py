@@ -41,6 +41,7 @@ def test_past_of_an_unconditional_model_is_refused(states):
 @pytest.mark.parametrize("wrap", [
     lambda state: {f"module.{key}": value for key, value in state.items()},
     lambda state: {key.removeprefix("diffusion_model."): value for key, value in state.items()},
+    lambda state: {"model": state},
     lambda state: {"state_dict": state, "epoch": 3},
 ])
 def test_wrappers_are_undone(states, wrap):

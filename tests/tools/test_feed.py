@@ -1,5 +1,7 @@
 """What a training run reads."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from fakes import video
 from tools.clips import Clips, DataConfig, fit, open_source
 from tools.feed import open_feed
 from tools.loop import LoopConfig
+from tools.tree import FileSource
 
 LOOP = LoopConfig(batch_size=4, micro_batch=2)
 SHAPES = DataConfig(name="SHAPES", resolution=16, frames=4, workers=0, options={"size": 16, "length": 12, "count": 5})
@@ -70,3 +73,29 @@ def test_stride_is_kept_in_validation(tmp_path):
 def test_a_batch_that_cannot_be_cut_is_refused():
     with pytest.raises(ValueError, match="--batch_size 5"):
         feed(loop=LoopConfig(batch_size=5, micro_batch=2))
+
+
+def test_the_reason_for_no_other_side_is_told(tmp_path):
+    assert any("test side is empty" in note for note in feed(folder(tmp_path, [8, 8])).notes)
+
+
+def test_damaged_validation_windows_are_dropped_only_if_asked(tmp_path, monkeypatch):
+    data, whole = folder(tmp_path, [8, 8, 8], ("train", "test")), FileSource.read
+
+    def torn(self, i, *span):
+        if self.paths[i].parent.name == "test" and i == 1:
+            raise ValueError("1.npy is damaged")
+        return whole(self, i, *span)
+
+    monkeypatch.setattr(FileSource, "read", torn)
+    with pytest.raises(ValueError, match=r"1\.npy is damaged"):
+        feed(data, clips=3)
+    got = feed(replace(data, on_error="skip"), clips=3)
+    assert len(got.validation) == 2 and any("1.npy is damaged" in note for note in got.notes)
+
+
+def test_sides_of_the_same_videos_are_told(tmp_path):
+    data = folder(tmp_path, [8, 8], ("train", "test"))  # alike in their names only
+    assert not any("training videos too" in note for note in feed(data).notes)
+    both = replace(data, options={"split": "all"})
+    assert any("4 of the 4 test videos are training videos too" in note for note in feed(both).notes)
