@@ -156,10 +156,12 @@ def ddpm(args: argparse.Namespace) -> None:
     if not args.first_model:
         raise ValueError("--exp ddpm needs the autoencoder: --first_model RUN or FILE (train one with --exp first_stage)")
     codec = load_autoencoder(args.first_model, args.weights)
-    for key, given in {**sizes, **dict(item.split("=", 1) for item in args.overrides)}.items():
-        has = {"data.resolution": list(codec.size), "data.frames": codec.frames, "data.channels": codec.config.in_channels}
-        if key in has and given is not None and str(given) not in (str(has[key]), str(codec.size[0])):
-            raise ValueError(f"{key}={given} does not fit the autoencoder given, which takes {has[key]}; leave it out")
+    said = {key for key, value in sizes.items() if value is not None} | {item.split("=")[0] for item in args.overrides}
+    fits = {"data.resolution": (cfg.data.size, codec.size), "data.frames": (cfg.data.frames, codec.frames),
+            "data.channels": (cfg.data.channels, codec.config.in_channels)}
+    for key, (given, has) in fits.items():
+        if key in said and given != has:
+            raise ValueError(f"{key}={given} does not fit the autoencoder given, which takes {has}; leave it out")
     if pretrain:
         released = {"released": True} if codec.config.options.get("released") else {}  # a habit that no YAML states
         asked = replace(pretrain.model, options={**pretrain.model.options, **released})
