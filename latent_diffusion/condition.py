@@ -44,11 +44,16 @@ class Concat(nn.Module):
         frames: of a clip.
         sees: which of the clip before ("past"), the clip itself ("self") and the one after ("future") are looked at.
         mask: add a mask plane for each, so that "nothing is known" is not mistaken for a latent of zeros.
+        residual: the network's x0 is what it adds to the latent of the clip before, so that what stands still is
+            there from the first update on; only for process.parametrisation=x0.
     """
 
     def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str] = ("past",),
-                 mask: bool = False):
+                 mask: bool = False, residual: bool = False):
         super().__init__()
+        if residual and "past" not in sees:
+            raise ValueError(f"condition.residual adds to the clip before, which condition.sees={list(sees)} leaves out")
+        self.residual = residual
         for place in sees:
             if place not in OFFSETS:
                 raise ValueError(f"condition.sees has {place!r}; it takes {', '.join(OFFSETS)}")
@@ -74,6 +79,14 @@ class Concat(nn.Module):
         k = len(self.sees)
         return Context(torch.zeros(batch, k, self.channels, self.shape.total, device=device),
                        torch.zeros(batch, k, self.frames, dtype=torch.bool, device=device))
+
+    def base(self, context: Context | None) -> Tensor | float:
+        """What the network's output is added to, b c n: the clip before, where all of it is known; else nothing."""
+        if not self.residual or context is None:
+            return 0.0
+        place = self.sees.index("past")
+        known = context.known[:, place].all(-1)[:, None, None]
+        return torch.where(known, context.latents[:, place], 0.0)
 
     def forward(self, z: Tensor, context: Context | None) -> Tensor:
         """Join a noisy latent (b c n) and its context to the network's input (b in_channels n)."""

@@ -51,6 +51,8 @@ class DiffusionStageConfig:
 
     def __post_init__(self):
         self.process.check(self.schedule)
+        if self.condition.get("residual") and self.process.parametrisation != "x0":
+            raise ValueError(f"condition.residual needs process.parametrisation=x0, got {self.process.parametrisation}")
 
     @staticmethod
     def settle(merged: DictConfig) -> DictConfig:

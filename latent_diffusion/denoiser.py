@@ -34,7 +34,7 @@ class LatentDenoiser(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
         """Args: z: b c n; t: b, what the schedule calls the level; context: None = nothing is known."""
-        return self.unet(self.condition(z, context), t)
+        return self.condition.base(context) + self.unet(self.condition(z, context), t)
 
 
 def make_denoise(net: LatentDenoiser, parametrisation: str, context: Context | None, guidance: float = 0.0,

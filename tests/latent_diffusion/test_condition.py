@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fakes import diffusion_config
 
 from autoencoder.planes import PlaneShape, pack, unpack
 from latent_diffusion.condition import CONDITIONS, OFFSETS, Context, mask_planes
@@ -88,3 +89,21 @@ def test_planes_are_packed_as_latents_are():
     known = torch.rand(1, 1, FRAMES) < 0.5
     planes = unpack(mask_planes(known, SHAPE), SHAPE)
     assert torch.equal(pack(planes), mask_planes(known, SHAPE))
+
+
+def test_a_residual_network_starts_as_the_clip_before():
+    form = condition(mask=True, residual=True)
+    latents = torch.randn(2, 1, CHANNELS, SHAPE.total)
+    known = torch.ones(2, 1, FRAMES, dtype=torch.bool)
+    known[1, 0, -1] = False
+    base = form.base(Context(latents, known))
+    assert torch.equal(base[0], latents[0, 0])
+    assert base[1].count_nonzero() == 0  # a clip that is not all known is nothing to add to
+    assert form.base(None) == 0.0
+    with pytest.raises(ValueError, match="leaves out"):
+        condition(sees=["self"], residual=True)
+
+
+def test_a_residual_needs_x0():
+    with pytest.raises(ValueError, match="parametrisation=x0"):
+        diffusion_config("condition.residual=true")
