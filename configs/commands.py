@@ -165,7 +165,7 @@ def ddpm(args: argparse.Namespace) -> None:
     if pretrain:
         released = {"released": True} if codec.config.options.get("released") else {}  # a habit that no YAML states
         asked = replace(pretrain.model, options={**pretrain.model.options, **released})
-        check_model(asked, codec.config, f"the autoencoder of --first_model {args.first_model}")
+        check_model(asked, codec.config, f"--first_model {args.first_model} (--pretrain_config {args.pretrain_config})")
     cfg = fit_data(cfg, codec)
     context = {"first_model": codec.weights_hash, "init_from": tidy(args.init_from), "resume": args.resume}
     run = open_run(args, cfg, context)

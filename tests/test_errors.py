@@ -59,7 +59,7 @@ CASES = {  # what went wrong: (the command, parts of its line)
     "--resume of nothing": ([*TRAIN, *SHAPES, "--resume", "{tmp}/none.pt"], ["none.pt", "does not exist"]),
     "--resume of a model file": ([*TRAIN, *SHAPES, "--resume", "{first}/model_last.pth"], ["model_last.pth", "--init_from"]),
     "--init_from another size": ([*TRAIN, *SHAPES, "--init_from", "{first}", "model.channels=16"],
-                                 ["{first}", "of another shape", "configuration"]),
+                                 ["{first}", "contradicts the model of --init_from", "configuration"]),
     "missing --first_model": ([*LATENT], ["--first_model"]),
     "no such --first_model": ([*LATENT, "--first_model", "{tmp}/none"], ["no model at", "none"]),
     "a diffusion for an autoencoder": ([*LATENT, "--first_model", "{ddpm}"], ["diffusion, not an autoencoder", "first stage"]),
@@ -68,7 +68,7 @@ CASES = {  # what went wrong: (the command, parts of its line)
     "a pickle with code": ([*LATENT, "--first_model", "{files}/code.pth"], ["code.pth", "system", "run code"]),
     "a pickle of another kind": ([*LATENT, "--first_model", "{files}/objects.pth"], ["objects.pth", "run code"]),
     "a contradicting --pretrain_config": ([*LATENT, "--first_model", "{first}", "--pretrain_config", FIRST[-1].replace(
-        "tiny", "small")], ["small.yaml", "contradicts", "arch compact (the model has pvdm)", "leave the flag out"]),
+        "tiny", "small")], ["small.yaml", "contradicts", "arch compact (the model has pvdm)", "give the configuration"]),
     "a mask sampler with a typo": ([*LATENT, "--first_model", "{first}", "mask.name=pvmd"], ["pvmd", 'did you mean "pvdm"']),
     "nothing to sample from": (["--exp", "sample", "--task", "predict"], ["--model RUN", "--baseline"]),
     "an autoencoder for a diffusion": ([*SAMPLE, "--model", "{first}", "--task", "generate"],
