@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -61,7 +62,7 @@ def ratio_estimate(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
     return Estimate(mean, float(stdtrit(k - 1, 0.975)) * error)
 
 
-class FrameMetric:
+class FrameMetric(ABC):
     """Base of metrics that give every frame a number: mean over frames, then over videos.
 
     The state is the numbers themselves (t float64 a pair), summed exactly (fsum): any batch size, order and
@@ -71,9 +72,9 @@ class FrameMetric:
     def __init__(self):
         self._rows: list[tuple[str | None, np.ndarray]] = []  # (real video, score of each frame: t)
 
+    @abstractmethod
     def score(self, real: Tensor, fake: Tensor) -> Tensor:
         """Compare frames: uint8 n h w c, twice -> float64 n."""
-        raise NotImplementedError
 
     def update(self, real: Tensor, fake: Tensor, videos: Sequence[str] | None = None) -> None:
         """Add pairs of videos; see Metric.update."""

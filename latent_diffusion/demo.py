@@ -52,7 +52,7 @@ def demo(first: FirstStageConfig, second: DiffusionStageConfig, folder: Path) ->
                "frames": {"known": clip, "predicted": clip, "generated": 4 * clip}, "sampler_steps": STEPS,
                "seconds": round(time.monotonic() - begun, 1)}
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    write_demo_page(folder, metrics, truth, recon, made, repeated, free, known)
+    write_demo_page(folder, metrics, truth, recon, made, free, known)
     print(f"reconstruction {metrics['reconstruction_psnr']:.2f} dB, prediction {metrics['prediction_psnr']:.2f} dB, "
           f"repeating the last frame {metrics['repeat_last_psnr']:.2f} dB")
     print(f"open {(folder / 'index.html').resolve()}")
@@ -82,7 +82,7 @@ def pooled(real: Tensor, made: Tensor) -> float:
     return round(metric.compute()["mean"], 3)
 
 
-def write_demo_page(folder: Path, metrics: dict, truth: Tensor, recon: Tensor, made: Tensor, repeated: Tensor, free: Tensor,
+def write_demo_page(folder: Path, metrics: dict, truth: Tensor, recon: Tensor, made: Tensor, free: Tensor,
                     known: Tensor) -> None:
     """Videos beside the truth, the loss curves and the numbers, in one file."""
     for name in ("first_stage", "ddpm"):
