@@ -83,7 +83,6 @@ class Codec(nn.Module):
     @torch.no_grad()
     def encode(self, clip: Tensor) -> Tensor:
         """Map clips (b c t h w, [-1, 1]) to normalised latents (b c n)."""
-        self._check(clip)
         return (self.net.encode(clip) - self.mean) / self.std
 
     @torch.no_grad()
@@ -111,12 +110,6 @@ class Codec(nn.Module):
             raise ValueError(f"decode needs frames b t h w c = {want} and known b t, got {tuple(frames.shape)} and "
                              f"{tuple(known.shape)}")
         return paste_known(clip, to_clip(frames).to(clip), known.to(clip.device))
-
-    def _check(self, clip: Tensor) -> None:
-        want = (self.config.in_channels, self.frames, *self.size)
-        if clip.dim() != 5 or tuple(clip.shape[1:]) != want:
-            raise ValueError(f"encode got a clip of shape {tuple(clip.shape)}; this autoencoder takes b c t h w with "
-                             f"c t h w = {want}: cut and resize the video to that")
 
 
 def read_codec(file: ModelFile) -> Codec:

@@ -93,7 +93,7 @@ class CompactAutoencoder(nn.Module):
         x = self._run(self.encoder, x + self.encoder_place)
         volume = rearrange(x, "(b t) c h w -> b t h w c", t=self.shape.t)
         tokens = self.project(self.encoder_norm(volume) + self.encoder_time) + self.encoder_token
-        latent = self.to_latent(self._run(self.encoder_attention, tokens)).transpose(1, 2)
+        latent = self._wide(self.to_latent, self._run(self.encoder_attention, tokens)).transpose(1, 2)
         return latent.tanh() if self.config.tanh else latent
 
     def project(self, volume: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class CompactAutoencoder(nn.Module):
         x = self._run(self.decoder, rearrange(x, "b t h w c -> (b t) c h w") + self.decoder_place)
         x = rearrange(self.up(x), "f (c p q) h w -> f c (h p) (w q)", p=2, q=2)
         x = self._run(self.fine_decoder, _channels_last(x))
-        x = self.to_pixels(self.decoder_norm(x)) + self.background
+        x = self._wide(self.to_pixels, self.decoder_norm(x)) + self.background
         side = self.config.patch // 2
         return rearrange(x, "(b t) (c r p q) h w -> b c (t r) (h p) (w q)",
                          t=self.shape.t, r=self.time_patch, p=side, q=side)
@@ -129,6 +129,11 @@ class CompactAutoencoder(nn.Module):
         """Encode and decode (the pass that is trained); noise (b c n) is added to the latent in between."""
         latent = self.encode(clip)
         return Reconstruction(self.decode(latent if noise is None else latent + noise), latent)
+
+    def _wide(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """The last layer of either half, in the precision of the weights: autocast would round pixels to 1/256."""
+        with torch.autocast(x.device.type, enabled=False):
+            return layer(x.to(self.to_pixels.weight.dtype))
 
     def _run(self, layers: nn.ModuleList, x: Tensor) -> Tensor:
         for layer in layers:

@@ -86,7 +86,7 @@ def check_clip(clip: Tensor, config: AutoencoderConfig) -> None:
     """Refuse a clip that the autoencoder was not made for."""
     if clip.ndim != 5 or tuple(clip.shape[1:]) != config.clip_shape:
         raise ValueError(f"this autoencoder takes clips b c t h w with c t h w = {_show(config.clip_shape)}, "
-                         f"got {_show(clip.shape)}; set data.frames and data.resolution to match it")
+                         f"got {_show(clip.shape)}; cut and resize the video to that, or set data.frames and data.resolution")
 
 
 @ARCHITECTURES.register("pvdm")

@@ -69,7 +69,7 @@ class AutoencoderStage:
             else:
                 with dist.sync(self.ddp, i == len(micro_batches) - 1):
                     with self._autocast():
-                        made = self.ddp(clip, self._noise(clip, batch["index"]))
+                        made = self.ddp(clip, self._noise(batch["index"]))
                     loss = self._loss(step, clip, made.clip, pick, total, logs)
                     (loss * dist.world()).backward()  # DDP averages over processes; ours is a sum
             pairs.append((clip, made.clip.detach(), pick))
@@ -97,7 +97,7 @@ class AutoencoderStage:
         _add(logs, "loss", loss)
         return loss
 
-    def _noise(self, clip: Tensor, index: Tensor) -> Tensor | None:
+    def _noise(self, index: Tensor) -> Tensor | None:
         """Latent noise (b c n), in proportion to the deviation of each plane and channel."""
         if not self.cfg.train.latent_noise:
             return None

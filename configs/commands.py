@@ -23,67 +23,31 @@ class Flag(NamedTuple):
 
 class Command(NamedTuple):
     help: str
-    run: Callable[[argparse.Namespace], None]
+    call: Callable[[argparse.Namespace], None]
+    reads: frozenset[str]  # its flags, without the dashes
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Do it, unless a flag would be ignored."""
+        for name in given(args):
+            if name not in self.reads:
+                value = getattr(args, name)
+                got = f"--{name}" if value is True else f"--{name} {value}"
+                raise ValueError(f"--exp {args.exp} does not read --{name}, got {got}; leave it out, "
+                                 f"it is for --exp {', '.join(readers(name))}")
+        self.call(args)
 
 
-def flag(name: str, help: str, type: Callable = str, **options) -> Flag:
-    if options.get("action") != "store_true":
-        options |= {"type": type, "metavar": options.get("metavar", "FILE" if "config" in name else type.__name__.upper())}
-    return Flag(name, {"help": help, **options})
+class Given(argparse.Action):
+    """Stores a flag's value and remembers that the line says it, which a default does not tell."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+        namespace.given = [*given(namespace), self.dest]
 
 
-FLAGS: dict[str, list[Flag]] = {
-    "runs": [
-        flag("--id", "name of the run (default main)", default="main"),
-        flag("--seed", "all randomness follows from it (default 42)", int, default=42),
-        flag("--results", "where run folders go (default results)", default="results"),
-        flag("--resume", "continue from a checkpoint file (the same command continues its own run anyway)", metavar="FILE"),
-        flag("--init_from", "start a new run from a model's weights (fine-tuning)", metavar="MODEL"),
-    ],
-    "data": [
-        flag("--data", "dataset: " + ", ".join(SOURCES)),
-        flag("--data_path", "the dataset's folder or its parent (default $VIDEO_DATA, or else /data)", metavar="DIR"),
-        flag("--resolution", "pixels of a frame's side", int),
-        flag("--frames", "training: frames of a clip; sampling: frames of a video", int),
-        flag("--workers", "loading processes (default 2)", int),
-    ],
-    "training": [
-        flag("--batch_size", "training: clips an update over all processes; sampling: videos at once", int),
-        flag("--steps", "training: optimizer updates; sampling: steps of the sampler, 50, or 400/20 (first clip/others)"),
-        flag("--scale_lr", "multiply the learning rate by the batch size", action="store_true"),
-        flag("--pretrain_config", "settings of the autoencoder (default configs/autoencoder/base.yaml)"),
-        flag("--diffusion_config", "settings of the diffusion (default configs/latent-diffusion/base.yaml)"),
-        flag("--first_model", "autoencoder: run folder or model file, ours or PVDM's", metavar="MODEL"),
-        flag("--first_stage_folder", "run of the first stage that an adversarial run continues", metavar="RUN"),
-    ],
-    "sampling and evaluation": [
-        flag("--model", "diffusion model: run folder or model file, ours or PVDM's", metavar="MODEL"),
-        flag("--weights", "of a run folder: ema (default), raw or best", default="ema"),
-        flag("--task", "generate, predict, predict_backward, interpolate or infill", default=None),
-        flag("--known", "given frames, like 0-3,12 or -4--1 (the last four)", metavar="SPEC"),
-        flag("--num_videos", "how many videos (default 4)", int),
-        flag("--samples_per_video", "samples of each (default 1)", int, default=1),
-        flag("--input", "a video, an image or a folder of them, in place of --data", metavar="PATH"),
-        flag("--resize", "bring --input to the model's frame size", action="store_true"),
-        flag("--scheme", "how a long video is cut into windows (default autoreg)", default="autoreg"),
-        flag("--window", "clips (plan: frames) the network sees at once (default 2)", int),
-        flag("--stride", "clips (plan: frames) made at once (default 1)", int),
-        flag("--overlap", "frames that neighbouring clips share (default 0)", int),
-        flag("--sampler", "ddpm, ddim, dpmpp_2m, heun, flow_euler (default ddim)", default="ddim"),
-        flag("--eta", "randomness of ddim: 0 to 1", float),
-        flag("--guidance", "w of (1 + w) eps(c) - w eps(0) (default 0)", float, default=0.0),
-        flag("--starts", "where in each video the windows begin, e.g. 0,8,16"),
-        flag("--baseline", "sample: repeat_last, nearest or blend, in place of --model; reconstruct: linear"),
-        flag("--no_border", "paste given frames without mending the made ones beside them", action="store_true"),
-        flag("--npz", "also write samples.npz", action="store_true"),
-        flag("--out", "where the results go", metavar="PATH"),
-        flag("--real", "folder of real videos", metavar="DIR"),
-        flag("--fake", "folder of made videos", metavar="DIR"),
-        flag("--metrics", "comma-separated (default psnr,psnr_pooled,ssim)", default="psnr,psnr_pooled,ssim"),
-        flag("--protocol", "named evaluation protocol (default custom)", default="custom"),
-        flag("--known_frames", "exclude (default) or include given frames in paired metrics", default="exclude"),
-    ],
-}
+def given(args: argparse.Namespace) -> list[str]:
+    """The flags that the line says, without the dashes."""
+    return getattr(args, "given", [])
 
 
 @contextlib.contextmanager
@@ -101,12 +65,17 @@ def main_config(args: argparse.Namespace):
     file = (args.pretrain_config if args.exp == "first_stage" else args.diffusion_config) or DEFAULTS[args.exp]
     flags = {"data.name": args.data, "data.path": args.data_path, "data.resolution": args.resolution,
              "data.frames": args.frames, "data.workers": args.workers, "loop.batch_size": args.batch_size,
-             "loop.steps": args.steps, "train.seed": args.seed}
+             "loop.steps": args.steps, "train.seed": said_seed(args)}
     cfg = load_config(SCHEMAS[args.exp], file, flags, args.overrides)
     if not args.scale_lr:
         return cfg
     rate = f"optim.lr={cfg.optim.lr * cfg.loop.batch_size}"
     return load_config(SCHEMAS[args.exp], file, flags, [*args.overrides, rate])
+
+
+def said_seed(args: argparse.Namespace) -> int | None:
+    """The flag's default must not beat the seed of a YAML."""
+    return args.seed if "seed" in given(args) else None
 
 
 def open_run(args: argparse.Namespace, cfg, context: dict[str, Any]) -> Run:
@@ -184,7 +153,7 @@ def demo(args: argparse.Namespace) -> None:
         raise ValueError(f"--exp demo has no settings to change, got {args.overrides[0]}; use --exp first_stage and ddpm")
     if dist.world() > 1:
         raise ValueError(f"--exp demo runs in one process, got {dist.world()}; start it without torchrun")
-    flags = {"train.seed": args.seed}
+    flags = {"train.seed": said_seed(args)}
     first = load_config(SCHEMAS["first_stage"], FOLDER / "demo" / "autoencoder.yaml", flags)
     second = load_config(SCHEMAS["ddpm"], FOLDER / "demo" / "diffusion.yaml", flags)
     if args.dry_run:
@@ -206,7 +175,7 @@ def dry_run(args: argparse.Namespace, cfg) -> bool:
     return args.dry_run
 
 
-def from_flags(module: str, function: str, names: str) -> Callable[[argparse.Namespace], None]:
+def from_flags(help: str, module: str, function: str, names: str) -> Command:
     """An experiment without a YAML: flags, by name, are the arguments of one function."""
     def run(args: argparse.Namespace) -> None:
         if args.overrides and "overrides" not in names.split():
@@ -220,29 +189,113 @@ def from_flags(module: str, function: str, names: str) -> Callable[[argparse.Nam
             return  # they only print
         import importlib
         getattr(importlib.import_module(module), function)(**chosen)
-    return run
+    return command(help, run, names)
 
+
+def command(help: str, call: Callable[[argparse.Namespace], None], names: str) -> Command:
+    """--results is for every experiment, so that a script may set it for all; overrides are no flag."""
+    return Command(help, call, frozenset({"results", *names.split()} - {"overrides"}))
+
+
+def readers(name: str) -> list[str]:
+    """The experiments that read a flag."""
+    return [exp for exp, command in COMMANDS.items() if name in command.reads]
+
+
+TRAINING = "id seed resume init_from data data_path resolution frames workers batch_size steps scale_lr pretrain_config "
+SAMPLING = ("model first_model weights task num_videos samples_per_video frames known data data_path resolution scheme window "
+            "stride overlap sampler steps eta guidance starts batch_size seed out results no_border overrides ")
 
 COMMANDS: dict[str, Command] = {
-    "first_stage": Command("train the autoencoder (base_gan.yaml and --first_stage_folder: adversarially)", first_stage),
-    "ddpm": Command("train the latent diffusion: --first_model MODEL", ddpm),
-    "reconstruct": Command("run videos through the autoencoder: --first_model M --input PATH --out DIR",
-                           from_flags("autoencoder.reconstruct", "reconstruct",
-                                      "first_model weights input out resize batch_size baseline data data_path")),
-    "sample": Command("make videos: --model RUN --task predict --data NAME, or --baseline repeat_last",
-                      from_flags("latent_diffusion.sample", "sample",
-                                 "model first_model weights task baseline num_videos samples_per_video frames known data "
-                                 "data_path resolution input resize scheme window stride overlap sampler steps eta guidance "
-                                 "starts batch_size seed npz out results no_border overrides")),
-    "plan": Command("print the windows of a scheme as JSON: --scheme NAME --frames T --known SPEC --window W --stride S",
-                    from_flags("latent_diffusion.plan", "print_plan", "scheme frames known window stride")),
-    "evaluate": Command("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME",
-                        from_flags("latent_diffusion.evaluate", "run",
-                                   "real fake metrics protocol known_frames batch_size resolution out model first_model "
-                                   "weights task num_videos samples_per_video frames known data data_path scheme window "
-                                   "stride overlap sampler steps eta guidance starts seed results no_border overrides")),
-    "demo": Command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at",
-                    demo),
-    "info": Command("what a model file is: --model MODEL",
-                    from_flags("latent_diffusion.info", "info", "model weights")),
+    "first_stage": command("train the autoencoder (base_gan.yaml and --first_stage_folder: adversarially)", first_stage,
+                           TRAINING + "first_stage_folder"),
+    "ddpm": command("train the latent diffusion: --first_model MODEL", ddpm, TRAINING + "diffusion_config first_model weights"),
+    "reconstruct": from_flags("run videos through the autoencoder: --first_model M --input PATH --out DIR",
+                              "autoencoder.reconstruct", "reconstruct",
+                              "first_model weights input out resize batch_size baseline data data_path"),
+    "sample": from_flags("make videos: --model RUN --task predict --data NAME, or --baseline repeat_last --known 0-7",
+                         "latent_diffusion.sample", "sample", SAMPLING + "input resize baseline npz"),
+    "plan": from_flags("print the windows of a scheme as JSON: --scheme NAME --frames T --known SPEC --window W --stride S",
+                       "latent_diffusion.plan", "print_plan", "scheme frames known window stride"),
+    "evaluate": from_flags("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME",
+                           "latent_diffusion.evaluate", "run", SAMPLING + "real fake metrics protocol known_frames"),
+    "demo": command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at", demo, "seed"),
+    "info": from_flags("what a model file is: --model MODEL", "latent_diffusion.info", "info", "model weights"),
+}
+
+
+def flag(name: str, help: str, type: Callable = str, **options) -> Flag:
+    """A flag with a value; its help ends in the experiments that read it."""
+    metavar = "FILE" if "config" in name else type.__name__.upper()
+    return Flag(name, {"help": f"{help} {shown_readers(name)}", "action": Given, "type": type, "metavar": metavar, **options})
+
+
+def switch(name: str, help: str) -> Flag:
+    """A flag without a value."""
+    return Flag(name, {"help": f"{help} {shown_readers(name)}", "action": Given, "nargs": 0, "default": False})
+
+
+def shown_readers(name: str) -> str:
+    found = readers(name.removeprefix("--"))
+    return "[every --exp]" if len(found) == len(COMMANDS) else f"[--exp {', '.join(found)}]"
+
+
+FLAGS: dict[str, list[Flag]] = {
+    "runs": [
+        flag("--id", "name of the run (default main)", default="main"),
+        flag("--seed", "all randomness follows from it (default 42)", int, default=42),
+        flag("--results", "where run folders go (default results)", default="results", metavar="DIR"),
+        flag("--resume", "continue from a checkpoint file (the same command continues its own run anyway)", metavar="FILE"),
+        flag("--init_from", "start a new run from a model's weights (fine-tuning)", metavar="MODEL"),
+    ],
+    "data": [
+        flag("--data", "dataset: " + ", ".join(SOURCES)),
+        flag("--data_path", "the dataset's folder or its parent (default $VIDEO_DATA, or else /data)", metavar="DIR"),
+        flag("--resolution", "pixels of a frame's side (default: training, of the YAML; sampling, of the model; evaluation, "
+                             "as the videos are)", int),
+        flag("--frames", "training: frames of a clip (default: of the YAML); sampling: of a video (default: of the task)", int),
+        flag("--workers", "loading processes (default 2 where the YAML says nothing)", int),
+    ],
+    "training": [
+        flag("--batch_size", "training: clips an update over all processes (default: of the YAML); sampling and "
+                             "reconstruction: videos or clips at once (default 4); evaluation: pairs at once (default 8)", int),
+        flag("--steps", "training: optimizer updates (default: of the YAML); sampling: steps of the sampler (default 50), or "
+                        "400/20 (first clip/others)"),
+        switch("--scale_lr", "multiply the learning rate by the batch size"),
+        flag("--pretrain_config", "settings of the autoencoder (first_stage: default configs/autoencoder/base.yaml; ddpm: must "
+                                  "agree with --first_model)"),
+        flag("--diffusion_config", "settings of the diffusion (default configs/latent-diffusion/base.yaml)"),
+        flag("--first_model", "autoencoder: run folder or model file, ours or PVDM's (default in sampling: the one that "
+                              "--model was trained on)", metavar="MODEL"),
+        flag("--first_stage_folder", "run of the first stage that an adversarial run continues", metavar="RUN"),
+    ],
+    "sampling and evaluation": [
+        flag("--model", "diffusion model: run folder or model file, ours or PVDM's; info: any model", metavar="MODEL"),
+        flag("--weights", "of a run folder: ema, raw or best (default ema)", default="ema"),
+        flag("--task", "generate, predict, predict_backward, interpolate or infill (default predict, generate where there is "
+                       "neither --data nor --input)"),
+        flag("--known", "given frames, like 0-3,12 or -4--1, the last four (default: those of the task)", metavar="SPEC"),
+        flag("--num_videos", "how many videos (default 4; of real ones, one window of each video or all of --starts)", int),
+        flag("--samples_per_video", "samples of each (default 1)", int, default=1),
+        flag("--input", "a video, an image or a folder of them, in place of --data", metavar="PATH"),
+        switch("--resize", "bring --input to the model's frame size"),
+        flag("--scheme", "how a long video is cut into windows (default autoreg)", default="autoreg"),
+        flag("--window", "clips the network sees at once (default 2); plan: frames (default 20)", int),
+        flag("--stride", "clips made at once (default 1); plan: frames (default half of --window)", int),
+        flag("--overlap", "frames that neighbouring clips share (default 0)", int),
+        flag("--sampler", "ddpm, ddim, dpmpp_2m, heun, flow_euler (default ddim)", default="ddim"),
+        flag("--eta", "randomness of ddim, 0 to 1 (default 0)", float),
+        flag("--guidance", "w of (1 + w) eps(c) - w eps(0) (default 0)", float, default=0.0),
+        flag("--starts", "where in each video the windows begin, e.g. 0,8,16 (default: drawn by --seed, of --input 0)"),
+        flag("--baseline", "sample: repeat_last, nearest or blend, from the --known frames in place of --model; reconstruct: "
+                           "linear"),
+        switch("--no_border", "paste given frames without mending the made ones beside them"),
+        switch("--npz", "also write samples.npz"),
+        flag("--out", "where the results go (a folder; evaluate: a JSON file)", metavar="PATH"),
+        flag("--real", "folder of real videos", metavar="DIR"),
+        flag("--fake", "folder of made videos", metavar="DIR"),
+        flag("--metrics", "comma-separated (default psnr,psnr_pooled,ssim)", default="psnr,psnr_pooled,ssim"),
+        flag("--protocol", "named evaluation protocol (default custom)", default="custom"),
+        flag("--known_frames", "exclude or include given frames in paired metrics (default exclude)", default="exclude"),
+    ],
 }

@@ -33,6 +33,7 @@ class Settings:
     overlap: int | None = None
     spacing: str = "uniform"
     border: bool = True
+    autocast: bool = False
 
     def step_counts(self) -> tuple[str, str]:
         """Sampler steps of a clip that nothing precedes, and of every other."""
@@ -166,7 +167,8 @@ class Completion:
         noise = SlotNoise(self.settings.seed, self.ids, slot)
         like = torch.empty(batch, self.codec.channels, self.codec.shape.total, device=device)
         levels = self.levels[context is not None]
-        denoise = make_denoise(self.model.net, self.model.process.parametrisation, context, self.settings.guidance)
+        denoise = make_denoise(self.model.net, self.model.process.parametrisation, context, self.settings.guidance,
+                               self.settings.autocast)
         if self.codec.limits is not None:
             denoise = clamp_x0(denoise, *self.codec.limits)
         start = levels[0].sigma * noise(like)

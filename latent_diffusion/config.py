@@ -30,6 +30,8 @@ class DiffusionTrainConfig:
             raise ValueError(f"train.autocast={self.autocast} is not known; use none or bf16")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"train.flip is a probability in 0..1, got {self.flip}")
+        if self.shift < 0:
+            raise ValueError(f"train.shift must not be negative, got {self.shift}")
         if self.validation_clips < 1 or self.sample_steps < 1:
             raise ValueError(f"train.validation_clips and train.sample_steps must be at least 1, "
                              f"got {self.validation_clips} and {self.sample_steps}")

@@ -53,8 +53,8 @@ class VideoDiffusion:
     def complete(self, frames: Frames, known: Tensor | np.ndarray | Sequence[bool], *,
                  sampler: str | Mapping[str, Any] = "ddim", steps: int | str = 50, seed: int = 0, guidance: float = 0.0,
                  scheme: str = "autoreg", window: int = 2, stride: int = 1, overlap: int | None = None,
-                 spacing: str = "uniform", border: bool = True, ids: Sequence[tuple[int, int]] | None = None,
-                 progress: Callable[[int], None] | None = None) -> Tensor:
+                 spacing: str = "uniform", border: bool = True, autocast: bool = False,
+                 ids: Sequence[tuple[int, int]] | None = None, progress: Callable[[int], None] | None = None) -> Tensor:
         """Make the unknown frames of videos; the known ones come back exactly.
 
         Args:
@@ -69,6 +69,7 @@ class VideoDiffusion:
             spacing: of the levels (see schedule.sampling_levels).
             ids: (video, sample) of each row, of which its noise is a function; default (row, 0).
             border: let made frames take detail from the given ones near them (see autoencoder/border.py).
+            autocast: run the denoiser in bfloat16; the autoencoder stays in float32.
             progress: called with the number of network evaluations x videos just made.
 
         Raises:
@@ -77,7 +78,7 @@ class VideoDiffusion:
         video = self._video(frames)
         mask = self._mask(known, video)
         settings = Settings(sampler=sampler, steps=str(steps), seed=seed, guidance=guidance, scheme=scheme, window=window,
-                            stride=stride, overlap=overlap, spacing=spacing, border=border)
+                            stride=stride, overlap=overlap, spacing=spacing, border=border, autocast=autocast)
         ids = list(ids) if ids is not None else [(row, 0) for row in range(len(video))]
         if len(ids) != len(video):
             raise ValueError(f"got {len(ids)} ids for {len(video)} videos; give one (video, sample) for each")

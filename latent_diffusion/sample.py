@@ -21,9 +21,8 @@ from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.samplers import SAMPLERS, evaluations
 from latent_diffusion.task import known_frames
 from tools import dist
-from tools.clips import DataConfig, fit, open_source, windows
+from tools.clips import DataConfig, fit, open_source, read_windows, windows
 from tools.log import write_text
-from tools.sources import VideoSource
 from tools.writers import grid_frames, strip, write_gif, write_mp4, write_png
 
 FOLDERS = ("samples", "real", "videos")
@@ -164,8 +163,9 @@ def _truth(task: str, mask: Tensor, pipeline: VideoDiffusion | None, *, data, da
         raise ValueError(f"data.resolution={cfg.resolution} is not the model's, which makes {pipeline.size[0]}x"
                          f"{pipeline.size[1]} (height x width); leave it out")
     channels = pipeline.model.codec.config.in_channels if pipeline else cfg.channels
-    found = [_read(source, video, range(start, start + (length - 1) * cfg.stride + 1, cfg.stride),
-                   pipeline.size if pipeline else size, channels, bool(data) or sized or resize) for video, start in chosen]
+    found = [_window(source.name(video), start, pixels, pipeline.size if pipeline else size, channels,
+                     bool(data) or sized or resize)
+             for video, start, pixels in read_windows(source, chosen, length, stride=cfg.stride, on_error=cfg.on_error)]
     _check_sizes(found)
     return Truth(found, list(source.notes), cfg.stride, {Path(path).resolve() for path in getattr(source, "paths", ())})
 
@@ -210,13 +210,11 @@ def _data_settings(overrides: list[str]) -> dict[str, Any]:
     return options
 
 
-def _read(source: VideoSource, video: int, span: range, size: tuple[int, int] | None, channels: int,
-          resize: bool) -> Window:
-    frames = source.read(video, span.start, span.stop, span.step)
+def _window(name: str, start: int, frames: np.ndarray, size: tuple[int, int] | None, channels: int, resize: bool) -> Window:
     if size and frames.shape[1:3] != size and not resize:
-        raise ValueError(f"video {source.name(video)} is {frames.shape[1]}x{frames.shape[2]}, the model makes "
+        raise ValueError(f"video {name} is {frames.shape[1]}x{frames.shape[2]}, the model makes "
                          f"{size[0]}x{size[1]} (height x width); add --resize to scale and crop it")
-    return Window(source.name(video), span.start, torch.from_numpy(fit(frames, size or frames.shape[1:3], channels)))
+    return Window(name, start, torch.from_numpy(fit(frames, size or frames.shape[1:3], channels)))
 
 
 def _make(folder: Path, truth: list[Window], mask: Tensor, pipeline: VideoDiffusion | None, baseline: str | None,

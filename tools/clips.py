@@ -303,6 +303,29 @@ def windows(source: VideoSource, frames: int, starts: Sequence[int] | None = Non
     return chosen
 
 
+def read_windows(source: VideoSource, chosen: Sequence[tuple[int, int]], frames: int, *, stride: int = 1,
+                 on_error: str = "raise") -> Iterator[tuple[int, int, np.ndarray]]:
+    """Read chosen windows: (video, start, uint8 t h w c); with on_error="skip" the damaged are noted at the source.
+
+    Raises:
+        ValueError: a window is damaged, or with "skip" all are.
+    """
+    left, error = 0, None
+    for video, start in chosen:
+        try:
+            pixels = source.read(video, start, start + (frames - 1) * stride + 1, stride)
+        except ValueError as damage:
+            if on_error == "raise":
+                raise
+            error = damage
+            source.notes.append(f"left out is {source.name(video)} from frame {start} on: {damage}")
+        else:
+            left += 1
+            yield video, start, pixels
+    if error and not left:
+        raise ValueError(f"data.on_error=skip left none of the {len(chosen)} windows; the last: {error}")
+
+
 def _drawn(room, videos: int, count: int | None, seed: int) -> list[tuple[int, int]]:
     chosen: list[tuple[int, int]] = []
     order = numpy_rng(seed, "windows").permutation(videos).tolist()

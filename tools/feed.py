@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tools import dist
-from tools.clips import Clips, DataConfig, check_batch, fit, loader, open_source, windows
+from tools.clips import Clips, DataConfig, check_batch, fit, loader, open_source, read_windows, windows
 from tools.loop import LoopConfig, MicroBatches
 from tools.sources import VideoSource
 
@@ -33,8 +33,8 @@ def open_feed(data: DataConfig, loop: LoopConfig, *, frames: int, seed: int, val
     source = open_source(data)
     clips = Clips.from_config(source, replace(data, frames=frames), seed=seed)
     batches = partial(_batches, clips, data, loop)
-    validation, note = _validation(data, source, frames, seed, validation_clips)
-    return Feed(batches, validation, [f"{data.name} {data.split}: {len(source)} videos", *source.notes, *note])
+    validation, notes = _validation(data, source, frames, seed, validation_clips)
+    return Feed(batches, validation, [f"{data.name} {data.split}: {len(source)} videos", *source.notes, *notes])
 
 
 def _batches(clips: Clips, data: DataConfig, loop: LoopConfig, start: int, stop: int) -> Iterator[MicroBatches]:
@@ -52,26 +52,10 @@ def _validation(data: DataConfig, source: VideoSource, frames: int, seed: int, c
         else:
             notes += _shared(source, held_out)
     chosen = windows(held_out, frames, count=count, seed=seed, stride=data.stride, on_error=data.on_error)
-    clips, damaged = _read(held_out, chosen, frames, data)
-    notes += damaged if held_out is source else [*held_out.notes, *damaged]
+    clips = [fit(pixels, data.size, data.channels) for _, _, pixels in
+             read_windows(held_out, chosen, frames, stride=data.stride, on_error=data.on_error)]
+    notes += held_out.notes if held_out is not source else []  # the run says those of its source itself
     return torch.from_numpy(np.stack(clips)), [f"validation: {len(clips)} windows of {frames} frames from {side}", *notes]
-
-
-def _read(source: VideoSource, chosen: list[tuple[int, int]], frames: int,
-          data: DataConfig) -> tuple[list[np.ndarray], list[str]]:
-    """The chosen windows, each t h w c, and a note for each that data.on_error=skip leaves out as damaged."""
-    need = (frames - 1) * data.stride + 1
-    clips, notes = [], []
-    for video, start in chosen:
-        try:
-            clips.append(fit(source.read(video, start, start + need, data.stride), data.size, data.channels))
-        except ValueError as error:
-            if data.on_error == "raise":
-                raise
-            notes.append(f"validation leaves out {source.name(video)} from frame {start} on: {error}")
-    if not clips:
-        raise ValueError(f"data.on_error=skip left none of the {len(chosen)} validation windows; the last: {notes[-1]}")
-    return clips, notes
 
 
 def _shared(train: VideoSource, test: VideoSource) -> list[str]:

@@ -71,9 +71,9 @@ def test_statistics_are_of_the_latents_that_were_made():
 
 def test_latent_noise_is_in_units_of_each_planes_deviation():
     stage = make_stage("train.latent_noise=0.25")
-    assert make_stage("train.latent_noise=0")._noise(None, INDEX) is None
+    assert make_stage("train.latent_noise=0")._noise(INDEX) is None
     stage.train_step(0, micro(video(8, 4), INDEX, 8), 8)
-    noise, shape = stage._noise(None, INDEX), stage.net.shape
+    noise, shape = stage._noise(INDEX), stage.net.shape
     drawn = batch_randn((4, shape.total), INDEX, stage.cfg.train.seed, "latent noise")
     torch.testing.assert_close(noise / drawn, (0.25 * per_position(stage.stats.mean_std()[1], shape)).expand_as(noise))
 

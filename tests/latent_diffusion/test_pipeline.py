@@ -112,3 +112,15 @@ def test_the_rest_is_refused_too(model):
         model.generate(1, frames=0)
     with pytest.raises(ValueError, match="no model at"):
         VideoDiffusion.load("nowhere/at/all")
+
+
+def test_autocast_reaches_the_denoiser_and_only_it(model):
+    seen = []
+    model.model.net.register_forward_pre_hook(lambda net, args: seen.append(torch.is_autocast_enabled("cpu")))
+    decode = model.model.codec.decode
+    model.model.codec.decode = lambda latent: (seen.append(torch.is_autocast_enabled("cpu")), decode(latent))[1]
+    model.generate(1, steps=2, autocast=True)
+    assert seen == [True, True, False]
+    seen.clear()
+    model.generate(1, steps=1)
+    assert seen == [False, False]

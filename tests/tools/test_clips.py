@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tools.clips import Clips, DataConfig, check_batch, fit, loader, open_source, windows
+from tools.clips import Clips, DataConfig, check_batch, fit, loader, open_source, read_windows, windows
 from tools.sources import SOURCES
 
 
@@ -270,6 +270,24 @@ def test_damaged_videos_stop_the_choice_unless_skipped():
         windows(source, 8)
     assert [v for v, _ in windows(source, 8, on_error="skip")] == [1]
     assert "video0 (damaged)" in source.notes[0]
+
+
+def test_windows_damaged_within_are_left_out_only_if_asked():
+    class Torn(Counted):  # its length can be read, its frames cannot
+        def read(self, i, *span):
+            if i == 0:
+                raise ValueError("frame 3 is damaged")
+            return super().read(i, *span)
+
+    source, chosen = Torn([10, 10]), [(0, 0), (1, 2), (0, 1)]
+    with pytest.raises(ValueError, match="frame 3 is damaged"):
+        list(read_windows(source, chosen, 4))
+    (video, start, pixels), = read_windows(source, chosen, 4, stride=2, on_error="skip")
+    assert (video, start) == (1, 2) and np.array_equal(pixels, source.read(1, 2, 9, 2))
+    assert [note.split(" on:")[0] for note in source.notes] == ["left out is video0 from frame 0",
+                                                                 "left out is video0 from frame 1"]
+    with pytest.raises(ValueError, match=r"left none of the 1 windows.*frame 3"):
+        list(read_windows(source, chosen[:1], 4, on_error="skip"))
 
 
 def test_shapes_through_the_whole_path():

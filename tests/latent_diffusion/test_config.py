@@ -1,0 +1,61 @@
+"""The second stage's settings: what is refused, alone and together."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from latent_diffusion.config import DiffusionStageConfig, DiffusionTrainConfig
+from latent_diffusion.process import PARAMETRISATIONS, ProcessConfig
+from latent_diffusion.schedule import ScheduleConfig
+
+RESIDUAL = {"name": "concat", "residual": True}
+
+
+@pytest.mark.parametrize("setting, message", [
+    ({"autocast": "half"}, r"train\.autocast=half .*none or bf16"),
+    ({"flip": -0.5}, r"train\.flip .*0\.\.1, got -0\.5"),
+    ({"flip": 1.01}, r"train\.flip .*got 1\.01"),
+    ({"validation_clips": 0}, r"at least 1, got 0 and 20"),
+    ({"sample_steps": 0}, r"at least 1, got 32 and 0"),
+    ({"shift": -1}, r"train\.shift .*-1"),
+])
+def test_nonsense_is_refused_with_its_value(setting, message):
+    with pytest.raises(ValueError, match=message):
+        DiffusionTrainConfig(**setting)
+
+
+def test_the_ends_of_a_range_belong_to_it():
+    ends = {"flip": 1, "autocast": "bf16", "validation_clips": 1, "sample_steps": 1, "shift": 0}
+    assert vars(DiffusionTrainConfig(**ends)).items() >= ends.items()
+
+
+@pytest.mark.parametrize("name", PARAMETRISATIONS)
+def test_only_a_network_that_says_x0_adds_to_the_clip_before(name):
+    settings = {"condition": RESIDUAL, "process": ProcessConfig(parametrisation=name),
+                "schedule": ScheduleConfig(name="sqrt_linear", start=0.0015, end=0.0195)}  # which every network may have
+    if name == "x0":
+        assert DiffusionStageConfig(**settings).condition["residual"]
+        return
+    with pytest.raises(ValueError, match=rf"condition\.residual needs .*x0, got {name}"):
+        DiffusionStageConfig(**settings)
+
+
+@pytest.mark.parametrize("name", PARAMETRISATIONS)
+def test_a_network_is_asked_only_for_what_the_noisiest_level_can_tell(name):
+    settings = {"process": ProcessConfig(parametrisation=name), "schedule": ScheduleConfig(name="cosine")}
+    if name != "eps":
+        assert DiffusionStageConfig(**settings).process.parametrisation == name
+        return
+    with pytest.raises(ValueError, match="eps cannot start from pure noise"):
+        DiffusionStageConfig(**settings)
+
+
+def test_plug_ins_of_two_configurations_are_not_shared():
+    one, other = DiffusionStageConfig(), DiffusionStageConfig()
+    one.mask["rate"] = 0.9
+    one.condition["sees"] = []
+    assert other == DiffusionStageConfig() != one
+
+
+def test_nothing_is_filled_in_from_the_data():
+    merged = OmegaConf.merge(OmegaConf.structured(DiffusionStageConfig), {"data": {"frames": 4, "resolution": 16}})
+    assert DiffusionStageConfig.settle(merged.copy()) == merged  # the autoencoder given says the sizes
