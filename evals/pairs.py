@@ -8,7 +8,8 @@ import os
 import re
 import threading
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +29,7 @@ class Entry:
     """One video of a set.
 
     Attributes:
-        name: path below the folder without suffix, with _ for /; a single file is called "video".
+        name: path below the folder without suffix; a single file is called "video".
         path: the file or frame folder.
         index: its number where the file holds many videos (n t h w c), else None.
     """
@@ -39,6 +40,11 @@ class Entry:
 
     def __str__(self) -> str:
         return str(self.path) if self.index is None else f"{self.path}[{self.index}]"
+
+    @property
+    def joined(self) -> str:
+        """The name as a source gives it, with _ for /."""
+        return self.name.replace("/", "_")
 
     @property
     def last(self) -> str:
@@ -96,15 +102,16 @@ def pair_videos(real: Sequence[Entry], fake: Sequence[Entry]) -> Pairing:
 
     Several samples of one video (00003_00, 00003_01, ...) pair each with it.
     """
-    whole, last = {e.name.replace("/", "_"): e for e in real}, _unique_last(real)
-    fake_last = _unique_last(fake)
+    by_name, by_joined = {e.name: e for e in real}, _unique(real, lambda e: e.joined)
+    by_last, fake_last = _unique(real, lambda e: e.last), _unique(fake, lambda e: e.last)
     found: dict[Entry, list[Entry]] = {entry: [] for entry in real}
     alone = []
     for entry in fake:
-        name = entry.name.replace("/", "_")
-        match = whole.get(name) or whole.get(_SAMPLE.sub("", name))
+        match = None
+        for shorten in (str, _without_sample):  # str changes nothing
+            match = match or by_name.get(shorten(entry.name)) or by_joined.get(shorten(entry.joined))
         if match is None and entry.last in fake_last:
-            match = last.get(entry.last) or last.get(_SAMPLE.sub("", entry.last))
+            match = by_last.get(entry.last) or by_last.get(_without_sample(entry.last))
         if match is None:
             alone.append(str(entry))
         else:
@@ -113,10 +120,14 @@ def pair_videos(real: Sequence[Entry], fake: Sequence[Entry]) -> Pairing:
                    {"real": [str(r) for r, fakes in found.items() if not fakes], "fake": alone})
 
 
-def _unique_last(entries: Sequence[Entry]) -> dict[str, Entry]:
+def _without_sample(name: str) -> str:
+    return _SAMPLE.sub("", name)
+
+
+def _unique(entries: Sequence[Entry], key: Callable[[Entry], str]) -> dict[str, Entry]:
     names: dict[str, list[Entry]] = {}
     for entry in entries:
-        names.setdefault(entry.last, []).append(entry)
+        names.setdefault(key(entry), []).append(entry)
     return {name: same[0] for name, same in names.items() if len(same) == 1}
 
 
@@ -171,7 +182,7 @@ def _is_bundle(file: Path) -> bool:
         return False
     try:
         return len(_open_bundle(file, file.stat().st_mtime_ns).shape) == 5
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return False
 
 
@@ -203,9 +214,12 @@ class _Bundle:
         if self._dtype != np.uint8 or self._fortran or shape[-1] not in (1, 3):
             raise ValueError(f"{self._path}: an array of {self._dtype} {self.shape}; wanted uint8 n t h w c in C order")
         size = int(np.prod(shape))
-        with self._lock:  # the prefetching thread and the caller share one stream
-            self._stream.seek(self._start + i * size)
-            data = self._stream.read(size)
+        try:
+            with self._lock:  # the prefetching thread and the caller share one stream
+                self._stream.seek(self._start + i * size)
+                data = self._stream.read(size)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{self._path}: damaged at video {i} of {self.shape[0]} ({error}); write it again") from None
         if len(data) != size:
             raise ValueError(f"{self._path}: ends inside video {i} of {self.shape[0]}; the file is damaged, write it again")
         return np.frombuffer(data, np.uint8).reshape(shape)

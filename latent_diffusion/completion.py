@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from autoencoder.border import paste_known
-from latent_diffusion.condition import Context
+from autoencoder.fill import fill_nearest
+from latent_diffusion.condition import OFFSETS, Context
 from latent_diffusion.denoiser import make_denoise
 from latent_diffusion.guidance import clamp_x0
 from latent_diffusion.modelfile import DiffusionModel
@@ -43,8 +44,14 @@ class Settings:
         return counts[0], counts[-1]
 
 
+class Job(NamedTuple):
+    """One clip to be made."""
+    slot: int
+    informed: bool  # something that is finished by then is looked at
+
+
 class Edge(NamedTuple):
-    """The last frame of a finished clip, b c 1 h w each."""
+    """Finished frames beside those that are made, b c t h w each."""
     plain: Tensor  # as decoded
     shown: Tensor  # as it is in the video, but not rounded: a change smaller than a grey level a clip must not stop
 
@@ -78,24 +85,29 @@ class Completion:
         self.frames, self.clip = len(known), model.codec.frames
         if self.frames and bool(known.all()):
             raise ValueError(f"all {self.frames} frames are known, so there is nothing to make; give fewer with --known")
+        self.condition = model.net.condition
+        self.general = "self" in self.condition.sees  # sees which frames of a clip are finished
         self._check_condition(known)
-        self.grid = make_grid(self.frames, self.clip, settings.overlap or 0, whole="self" not in model.net.condition.sees)
+        overlap = min(int(self.general), self.clip - 1) if settings.overlap is None else settings.overlap
+        self.grid = make_grid(self.frames, self.clip, overlap, whole=not self.general)
         self.known = torch.cat([known, known.new_zeros(self.grid.frames - self.frames)])
         self.sampler = SAMPLERS.bind(settings.sampler)
-        self.order = list(self._targets())
+        self.jobs = list(self._plan())
         self.levels = [sampling_levels(model.schedule, count, settings.spacing) for count in settings.step_counts()]
-        self.latents: dict[int, Tensor] = {}    # of finished slots: sampled ones, or the encoded given ones
-        self.edges: dict[int, Edge] = {}        # of last frames, where the next slot meets them
+        self.latents: dict[int, Tensor] = {}    # by first frame, of finished clips: sampled ones, or the encoded given ones
+        self.edges: dict[int, Edge] = {}        # of first and last frames of made clips, where the next ones meet them
 
     def _check_condition(self, known: Tensor) -> None:
-        """Refuse what the model cannot look at: it sees the whole clip before the one that it makes, or nothing."""
-        t, sees = self.clip, self.model.net.condition.sees
+        """Refuse what the model cannot look at: the whole clip before the one that it makes, or nothing at all."""
+        t, sees = self.clip, self.condition.sees
+        if self.general:
+            return
         if sees not in ((), ("past",)):
             raise ValueError(f"this model looks at {', '.join(sees)} of a clip; videos are made only with models that look at "
-                             "the clip before (condition.sees=[past]) or at nothing")
+                             "nothing (condition.sees=[]), the clip before (past) or at the clip itself, too (self)")
         if self.settings.overlap:
-            raise ValueError(f"--overlap {self.settings.overlap} needs a model that sees which frames of a clip are finished; "
-                             "this one would make them again, differently: leave --overlap out")
+            raise ValueError(f"--overlap {self.settings.overlap} needs a model that sees which frames of a clip are finished "
+                             "(condition.sees with self); this one would make them again, differently: leave --overlap out")
         given = known.nonzero().flatten().tolist()
         if not sees and given:
             raise ValueError("this model was trained without a condition, it can only generate; use --task generate")
@@ -108,25 +120,29 @@ class Completion:
             raise ValueError(f"this model looks at the whole clip before, so the known frames must be the first {t}, {2 * t}, "
                              f"... of the video, got {shown}; give --known 0-{t - 1}, or a model whose condition sees more")
 
-    def _targets(self) -> Iterator[int]:
-        """Slots in the order in which they are made; all but the first see the one before."""
-        done = [slot for slot in range(self.grid.count) if all(self.known[i] for i in self.grid.span(slot))]
-        for window in plan(self.settings.scheme, self.grid.count, done, window=self.settings.window,
+    def _plan(self) -> Iterator[Job]:
+        """Clips in the order in which they are made."""
+        done = self.known.clone()
+        finished = [slot for slot in range(self.grid.count) if done[list(self.grid.span(slot))].all()]
+        for window in plan(self.settings.scheme, self.grid.count, finished, window=self.settings.window,
                            stride=self.settings.stride):
             seen = set(window.observed)
             for slot in window.target:  # the condition takes one at a time; those made before it are seen by it
-                if slot and slot - 1 not in seen:
+                if not self.general and slot and slot - 1 not in seen:
                     raise ValueError(f"scheme {self.settings.scheme!r} with window={self.settings.window} makes clip {slot} "
                                      "without the one before it, which is all that this model looks at; use autoreg with "
                                      "a window of 2 or more")
-                yield slot
+                span = list(self.grid.span(slot))
+                if not done[span].all():  # clips that overlap it may have made all of its frames
+                    yield Job(slot, bool(self._seen(slot, done).any()))
+                    done[span] = True
                 seen.add(slot)
 
     def evaluations(self) -> int:
         """Network evaluations for one video, guidance not counted twice."""
         sampler = self.settings.sampler
         options = {"name": sampler} if isinstance(sampler, str) else dict(sampler)
-        return sum(evaluations(steps=len(self.levels[slot > 0]) - 1, **options) for slot in self.order)
+        return sum(evaluations(steps=len(self.levels[job.informed]) - 1, **options) for job in self.jobs)
 
     @torch.no_grad()
     def run(self, video: Tensor) -> Tensor:
@@ -135,32 +151,46 @@ class Completion:
         out = torch.zeros(len(video), self.grid.frames, *video.shape[2:], dtype=torch.uint8)
         out[:, :self.frames] = video
         done = self.known.clone()
-        for slot in self.order:
+        for slot, informed in self.jobs:
             span = self.grid.span(slot)
-            context = self._context(slot, out) if slot else None
+            context = self._context(slot, out, done) if informed else None
             latent = self._sample(slot, context, len(video), device)
             clip = self._decode(slot, latent, out, done)
             new = [i for i in span if not done[i]]
             out[:, new] = to_frames(clip[:, :, [i - span.start for i in new]]).cpu()
             if not done[list(span)].any():  # else the slot's frames are not all its own
-                self.latents[slot] = latent
+                self.latents[span.start] = latent
             done[list(span)] = True
         return out[:, :self.frames]
 
-    def _context(self, slot: int, out: Tensor) -> Context:
-        """The clip before, finished; a slot on the grid is not decoded and encoded again."""
-        latent = self._latent_at(self.grid.starts[slot] - self.clip, out)
-        known = torch.ones(len(out), 1, self.clip, dtype=torch.bool, device=latent.device)
-        return Context(latent[:, None], known)
+    def _seen(self, slot: int, done: Tensor) -> Tensor:
+        """Which frames the condition is shown around a slot, bool k t: what is finished there."""
+        starts = [self.grid.starts[slot] + OFFSETS[place] * self.clip for place in self.condition.sees]
+        return torch.stack([self._finished(start, done) for start in starts]) if starts else done.new_zeros(0, self.clip)
 
-    def _latent_at(self, start: int, out: Tensor) -> Tensor:
-        slot = self.grid.starts.index(start) if start in self.grid.starts else None
-        if slot in self.latents:
-            return self.latents[slot]
-        clip = to_clip(out[:, start:start + self.clip].to(self.codec.device))
-        latent = self.codec.encode(clip)
-        if slot is not None:
-            self.latents[slot] = latent
+    def _finished(self, start: int, done: Tensor) -> Tensor:
+        """Which frames of the clip at `start` are finished, bool t; what lies outside of the video is not."""
+        frame = torch.arange(start, start + self.clip)
+        return done[frame.clamp(0, len(done) - 1)] & (frame >= 0) & (frame < len(done))
+
+    def _context(self, slot: int, out: Tensor, done: Tensor) -> Context:
+        """What is finished around a slot; zeros in place of clips of which nothing is."""
+        context = self.condition.nothing(len(out), self.codec.device)
+        for k, (place, known) in enumerate(zip(self.condition.sees, self._seen(slot, done))):
+            if known.any():
+                context.known[:, k] = known.to(context.known.device)
+                context.latents[:, k] = self._observed(self.grid.starts[slot] + OFFSETS[place] * self.clip, known, out)
+        return context
+
+    def _observed(self, start: int, known: Tensor, out: Tensor) -> Tensor:
+        """Latent of the clip at `start` with its unfinished frames filled in; a clip that was sampled keeps its own."""
+        if start in self.latents:
+            return self.latents[start]
+        frame = torch.arange(start, start + self.clip).clamp(0, out.shape[1] - 1)
+        clip = to_clip(out[:, frame].to(self.codec.device))
+        latent = self.codec.encode(fill_nearest(clip, known.expand(len(clip), -1).to(clip.device)))
+        if known.all():
+            self.latents[start] = latent
         return latent
 
     def _sample(self, slot: int, context: Context | None, batch: int, device: torch.device) -> Tensor:
@@ -183,25 +213,31 @@ class Completion:
         return counted
 
     def _decode(self, slot: int, latent: Tensor, out: Tensor, done: Tensor) -> Tensor:
-        """Decode a slot and give it the detail of the finished frame before it and of the finished ones within it."""
+        """Decode a slot and give it the detail of the finished frames within it, or else of those on either side."""
         span = self.grid.span(slot)
         plain = self.codec.decode(latent)  # b c t h w
         if not self.settings.border:
             return plain
-        known, before = done[list(span)], span.start - 1
-        stretch, given = plain, to_clip(out[:, span.start:span.stop].to(plain.device))
-        if before >= 0 and done[before]:
-            edge = self._edge(before, out)
-            stretch, given = torch.cat([edge.plain, stretch], 2), torch.cat([edge.shown, given], 2)
-            known = torch.cat([known.new_ones(1), known])
+        before, after = self._edge(span.start - 1, span.start, out, done), self._edge(span.stop, span.stop - 1, out, done)
+        inside = Edge(plain, to_clip(out[:, span.start:span.stop].to(plain.device)))
+        parts = [part for part in (before, inside, after) if part]
+        first, end = int(before is not None), int(after is not None)
+        known = torch.cat([done.new_ones(first), done[list(span)], done.new_ones(end)])
         shown = plain
         if known.any():
-            shown = paste_known(stretch, given, known.expand(len(plain), -1).to(plain.device))[:, :, -self.clip:]
-        self.edges[span.stop - 1] = Edge(plain[:, :, -1:], shown[:, :, -1:].clamp(-1, 1))
+            stretch, given = (torch.cat(frames, 2) for frames in zip(*parts))
+            shown = paste_known(stretch, given, known.expand(len(plain), -1).to(plain.device))[:, :, first:first + self.clip]
+        for frame, i in ((span.start, 0), (span.stop - 1, self.clip - 1)):
+            self.edges[frame] = Edge(plain[:, :, i:i + 1], shown[:, :, i:i + 1].clamp(-1, 1))
         return shown
 
-    def _edge(self, frame: int, out: Tensor) -> Edge:
+    def _edge(self, frame: int, beside: int, out: Tensor, done: Tensor) -> Edge | None:
+        """The finished frame before or after a slot, whose frame `beside` it is not finished yet."""
+        if not 0 <= frame < len(done) or not done[frame] or done[beside]:
+            return None
         if frame not in self.edges:  # of a given clip
-            plain = self.codec.decode(self._latent_at(frame + 1 - self.clip, out))
-            self.edges[frame] = Edge(plain[:, :, -1:], to_clip(out[:, frame:frame + 1].to(plain.device)))
+            start = frame + 1 - self.clip if frame < beside else frame
+            plain = self.codec.decode(self._observed(start, self._finished(start, done), out))
+            i = frame - start
+            self.edges[frame] = Edge(plain[:, :, i:i + 1], to_clip(out[:, frame:frame + 1].to(plain.device)))
         return self.edges[frame]

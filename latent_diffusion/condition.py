@@ -43,7 +43,8 @@ class Concat(nn.Module):
         shape, channels: of the latent.
         frames: of a clip.
         sees: which of the clip before ("past"), the clip itself ("self") and the one after ("future") are looked at.
-        mask: add a mask plane for each, so that "nothing is known" is not mistaken for a latent of zeros.
+        mask: say which frames were observed, by a mask plane for each place and by `bits`, so that "nothing is known" is
+            not mistaken for a latent of zeros. Whatever sees more than the clip before needs it.
         residual: the network's x0 is what it adds to the latent of the clip before, so that what stands still is
             there from the first update on; only for process.parametrisation=x0.
     """
@@ -53,16 +54,23 @@ class Concat(nn.Module):
         super().__init__()
         if residual and "past" not in sees:
             raise ValueError(f"condition.residual adds to the clip before, which condition.sees={list(sees)} leaves out")
-        self.residual = residual
         for place in sees:
             if place not in OFFSETS:
                 raise ValueError(f"condition.sees has {place!r}; it takes {', '.join(OFFSETS)}")
-        self.shape, self.channels, self.frames, self.mask = shape, channels, frames, mask
+        if set(sees) - {"past"} and not mask:
+            raise ValueError(f"condition.sees={list(sees)} can be known in part, so the network must be told what is; "
+                             "set condition.mask=true")
+        self.shape, self.channels, self.frames, self.mask, self.residual = shape, channels, frames, mask, residual
         self.sees = tuple(place for place in OFFSETS if place in sees)  # in the order of time
 
     @property
     def in_channels(self) -> int:
         return self.channels + len(self.sees) * (self.channels + self.mask)
+
+    @property
+    def bits(self) -> int:
+        """Frames of which it is told one by one whether they are known: a share of a clip does not say which."""
+        return len(self.sees) * self.frames * self.mask
 
     @property
     def span(self) -> int:

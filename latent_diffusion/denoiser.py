@@ -31,10 +31,23 @@ class LatentDenoiser(nn.Module):
         self.condition = CONDITIONS.bind(condition)(shape, channels, frames)
         self.unet = PlanesUNet(unet, shape, channels, self.condition.in_channels)
         self.shape, self.channels, self.frames = shape, channels, frames
+        self.mask_embed = _silent_mlp(self.condition.bits, self.unet.emb_dim) if self.condition.bits else None
 
     def forward(self, z: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
         """Args: z: b c n; t: b, what the schedule calls the level; context: None = nothing is known."""
-        return self.condition.base(context) + self.unet(self.condition(z, context), t)
+        extra = None
+        if self.mask_embed is not None:
+            seen = context or self.condition.nothing(len(z), z.device)
+            extra = self.mask_embed(seen.known.flatten(1).to(z.dtype))
+        return self.condition.base(context) + self.unet(self.condition(z, context), t, extra)
+
+
+def _silent_mlp(inputs: int, width: int) -> nn.Sequential:
+    """Two layers that say nothing at first."""
+    last = nn.Linear(width, width)
+    for p in last.parameters():
+        nn.init.zeros_(p)
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), last)
 
 
 def make_denoise(net: LatentDenoiser, parametrisation: str, context: Context | None, guidance: float = 0.0,

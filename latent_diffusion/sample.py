@@ -121,10 +121,10 @@ def run_folder(model: str | Path) -> Path:
 
 
 def _network_evaluations(work: Completion) -> int:
-    """Forward passes for one video: guidance asks the network twice wherever there is a clip before to look at."""
+    """Forward passes for one video: guidance asks the network twice wherever there is something to look at."""
     guided = 2 if work.settings.guidance else 1
-    return sum((guided if slot else 1) * evaluations(steps=len(work.levels[slot > 0]) - 1, **work.settings.sampler)
-               for slot in work.order)
+    return sum((guided if informed else 1) * evaluations(steps=len(work.levels[informed]) - 1, **work.settings.sampler)
+               for _, informed in work.jobs)
 
 
 def _clear(folder: Path, files: set[Path]) -> None:

@@ -97,12 +97,10 @@ def heun(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw) -> T
         if nxt.sigma == 0:
             return guess
         x0_next = denoise(guess, nxt).x0
-        if cur.alpha * nxt.alpha < cur.sigma * nxt.sigma:
+        if _mostly_noise(cur, nxt):
             x = _toward(x, (x0 + x0_next) / 2, cur, nxt)
         else:
-            eps = (noise_of(x0, x, cur) + noise_of(x0_next, guess, nxt)) / 2
-            scale = nxt.alpha / cur.alpha
-            x = scale * x + (nxt.sigma - scale * cur.sigma) * eps
+            x = _along(x, (noise_of(x0, x, cur) + noise_of(x0_next, guess, nxt)) / 2, cur, nxt)
     return x
 
 
@@ -121,6 +119,31 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw) 
             blend = x0 + (x0 - before[0]) * (length / (2 * before[1]))
         before = x0, length
         x = _toward(x, blend, cur, nxt)
+    return x
+
+
+ADAMS_BASHFORTH = {2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
+
+
+@SAMPLERS.register("pndm")
+def pndm(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw) -> Tensor:
+    """F-PNDM (Liu et al. 2022): the fourth-order linear multistep method on the noise, each step of it a DDIM step.
+
+    The first three steps are pseudo-Runge-Kutta ones of four evaluations, which makes steps + 9 of them. No step to
+    the noiseless level is: there is no noise to estimate there. So a run of four steps or fewer has fewer, and takes
+    the multistep formula of the order that its history allows. The noise is that of the (clamped) x0.
+    """
+    past: list[Tensor] = []  # the noise seen here and at up to three levels before, the latest first
+    for cur, nxt in pairwise(levels):
+        x0 = denoise(x, cur).x0
+        past = [noise_of(x0, x, cur), *past[:3]]
+        if len(past) < 4 and nxt.sigma > 0:
+            x = _runge_kutta(denoise, x, x0, cur, nxt)
+        elif len(past) == 1:
+            x = _toward(x, x0, cur, nxt)
+        else:
+            weights = ADAMS_BASHFORTH[len(past)]
+            x = _along(x, sum(weight * eps for weight, eps in zip(weights, past, strict=True)), cur, nxt)
     return x
 
 
@@ -152,6 +175,48 @@ def _toward(x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
     """Move x from cur to nxt as if the data were x0: the exact solution for a constant x0 (DDIM, eta = 0)."""
     shrink = nxt.sigma / cur.sigma
     return shrink * x + (nxt.alpha - shrink * cur.alpha) * x0
+
+
+def _along(x: Tensor, eps: Tensor, cur: Level, nxt: Level) -> Tensor:
+    """The same step as if the noise were eps; not out of pure noise, where x says nothing about x0."""
+    scale = nxt.alpha / cur.alpha
+    return scale * x + (nxt.sigma - scale * cur.sigma) * eps
+
+
+def _mostly_noise(cur: Level, nxt: Level) -> bool:
+    """Whether a step between the two is better made in alpha / sigma, towards x0, than in sigma / alpha."""
+    return cur.alpha * nxt.alpha < cur.sigma * nxt.sigma
+
+
+def _runge_kutta(denoise: Denoiser, x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
+    """A fourth-order Runge-Kutta step whose parts are DDIM steps (Liu et al. 2022); x0 is that of x at cur.
+
+    As in `heun` it is made with x0 or with the noise, whichever is regular there.
+    """
+    mid, toward_x0 = _middle(cur, nxt), _mostly_noise(cur, nxt)
+    move = _toward if toward_x0 else _along
+
+    def slope(at: Tensor, level: Level) -> Tensor:
+        estimate = denoise(at, level).x0
+        return estimate if toward_x0 else noise_of(estimate, at, level)
+
+    first = x0 if toward_x0 else noise_of(x0, x, cur)
+    second = slope(move(x, first, cur, mid), mid)
+    third = slope(move(x, second, cur, mid), mid)
+    last = slope(move(x, third, cur, nxt), nxt)
+    return move(x, (first + 2 * second + 2 * third + last) / 6, cur, nxt)
+
+
+def _middle(cur: Level, nxt: Level) -> Level:
+    """The level half-way in the label: the mean of the two, brought back to the circle alpha^2 + sigma^2 = 1 if both lie there.
+
+    That is the schedule's own level where it is cosine or flow. Between the indices of a table sigma / alpha is off
+    by the table's curvature: by less than 0.5 % in 50 steps of `linear` or `sqrt_linear`.
+    """
+    alpha, sigma = (cur.alpha + nxt.alpha) / 2, (cur.sigma + nxt.sigma) / 2
+    preserving = all(math.isclose(math.hypot(level.alpha, level.sigma), 1, abs_tol=1e-6) for level in (cur, nxt))
+    norm = math.hypot(alpha, sigma) if preserving else 1.0
+    return Level(alpha / norm, sigma / norm, (cur.t + nxt.t) / 2)
 
 
 def _log_ratio(level: Level) -> float:

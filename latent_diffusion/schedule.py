@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, repeat
 from typing import NamedTuple
 
 import torch
@@ -224,10 +225,12 @@ def _respaced_times(cfg: ScheduleConfig, text: str) -> list[float]:
     if text.startswith("ddim") and text[4:].isdecimal():
         if not cfg.discrete:
             raise ValueError(f"steps={text!r} needs a discrete schedule, not {cfg.name!r}; use {text[4:]}")
-        for stride in range(1, cfg.size + 1):
-            if len(range(0, cfg.size, stride)) == int(text[4:]):
-                return list(range(0, cfg.size, stride))[::-1]
-        raise ValueError(f"steps={text!r}: no stride cuts {cfg.size} levels into {text[4:]}; use a divisor")
+        strides = {len(range(0, cfg.size, stride)): stride for stride in range(cfg.size, 0, -1)}  # the smallest of each
+        count = int(text[4:])
+        if count not in strides:
+            near = min(strides, key=lambda possible: abs(possible - count))
+            raise ValueError(f"steps={text!r}: no stride cuts {cfg.size} levels into {count}; use ddim{near}")
+        return list(range(0, cfg.size, strides[count]))[::-1]
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"steps={text!r} is no number of steps; use 50, or 10,20,30 by sections, or ddim50")
@@ -243,7 +246,8 @@ def _section_indices(cfg: ScheduleConfig, counts: list[int]) -> list[int]:
             wanted = ",".join(map(str, counts))
             raise ValueError(f"steps={wanted}: section {part + 1} has {size} levels, too few for {count}")
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
-        taken += [start + round(i * stride) for i in range(count)]
+        # summed up, not multiplied: where a step ends on a half, the published labels depend on it
+        taken += [start + round(index) for index in accumulate(repeat(stride, count - 1), initial=0.0)]
         start += size
     return taken
 

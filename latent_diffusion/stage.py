@@ -26,6 +26,8 @@ from tools.rng import batch_rand, batch_randn, rand
 from tools.video import to_clip
 from tools.writers import strip, write_mp4, write_png
 
+MASK_ATTEMPTS = 16
+
 
 class Example(NamedTuple):
     latent: Tensor    # b c n: of the whole true target clip
@@ -101,12 +103,20 @@ class DiffusionStage:
         return Example(self.codec.encode(clip[:, :, begin:begin + t]), context)
 
     def draw_masks(self, frames: int, index: Tensor, stream: str) -> Tensor:
-        """Which frames of each window are known: bool b t."""
-        masks = []
-        for i in index.tolist():
-            draws = iter(rand((4 * frames + 64,), self.cfg.train.seed, stream, "mask", i).tolist())
-            masks.append(self.mask(frames, lambda draws=draws: next(draws)))
-        return torch.stack(masks)
+        """Which frames of each window are known, never all of the target's: bool b t."""
+        begin = self.net.condition.target * self.codec.frames
+        own = slice(begin, begin + self.codec.frames)
+        return torch.stack([self._draw_mask(frames, own, i, stream) for i in index.tolist()])
+
+    def _draw_mask(self, frames: int, own: slice, index: int, stream: str) -> Tensor:
+        for attempt in range(MASK_ATTEMPTS):
+            key = (self.cfg.train.seed, stream, "mask", index, *([attempt] if attempt else []))
+            draws = iter(rand((4 * frames + 64,), *key).tolist())
+            known = self.mask(frames, lambda draws=draws: next(draws))
+            if not known[own].all():
+                return known
+        known[own] = False  # a sampler that nearly always knows the target
+        return known
 
     def _place_unconditional(self, clip: Tensor, known: Tensor, index: Tensor, stream: str) -> Tensor:
         """Where nothing is known any clip of the window can be the target, so that a video's first frames are, too."""

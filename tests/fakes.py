@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from autoencoder.codec import Codec
 from autoencoder.config import FirstStageConfig
 from autoencoder.model import AutoencoderConfig, build_autoencoder
 from configs.schema import FOLDER, load_config
-from latent_diffusion.condition import Context
+from latent_diffusion.condition import Concat, Context
 from latent_diffusion.config import DiffusionStageConfig
 from latent_diffusion.denoiser import LatentDenoiser
 from latent_diffusion.modelfile import DiffusionModel, model_config
@@ -86,7 +85,7 @@ class NextNet(nn.Module):
     def __init__(self, *, start: float = 0.0, step: float = 0.0, noise: float = 0.0, sees: tuple[str, ...] = ("past",)):
         super().__init__()
         self.start, self.step, self.noise = start, step, noise
-        self.condition = SimpleNamespace(sees=sees)
+        self.sees = sees
         self.calls: list[tuple[float, Context | None]] = []
 
     def forward(self, x: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
@@ -95,9 +94,27 @@ class NextNet(nn.Module):
         return clean + self.noise * x
 
 
+class NearNet(NextNet):
+    """A denoiser whose clean estimate is the clip's own filled latent where it has one, else that of the clip before or
+    after, and `start` where nothing is known."""
+
+    def __init__(self, *, start: float = 0.0):
+        super().__init__(start=start, sees=("past", "self", "future"))
+
+    def forward(self, x: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
+        self.calls.append((float(t[0]), context))
+        if context is None:
+            return torch.full_like(x, self.start)
+        own, past, future = (context.known[:, k].any(1)[:, None, None] for k in (1, 0, 2))
+        before, itself, after = context.latents.unbind(1)
+        return torch.where(own, itself, torch.where(past, before, torch.where(future, after, self.start)))
+
+
 def fake_model(net: nn.Module, codec: Codec | None = None, schedule: ScheduleConfig | None = None) -> DiffusionModel:
     """A model whose network predicts x0."""
-    return DiffusionModel(net, codec or Codec(PixelNet()), schedule or ScheduleConfig(name="cosine"),
+    codec = codec or Codec(PixelNet())
+    net.condition = Concat(codec.shape, codec.channels, codec.frames, sees=net.sees, mask=len(net.sees) > 1)
+    return DiffusionModel(net, codec, schedule or ScheduleConfig(name="cosine"),
                           ProcessConfig(parametrisation="x0"), "hash", Path("model.pth"), 7, "ema")
 
 

@@ -3,6 +3,8 @@
 import ast
 import itertools
 import re
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 
@@ -111,6 +113,29 @@ def test_no_import_goes_in_a_circle():
             done.add(open_.pop())
     for module in graph:
         visit(module)
+
+
+ALONE = """
+import importlib, sys
+packages, modules = sys.argv[1].split(","), sys.argv[2].split(",")
+for module in modules:
+    for name in [n for n in sys.modules if n.partition(".")[0] in packages]:
+        del sys.modules[name]
+    try:
+        importlib.import_module(module)
+        from tools.sources import SOURCES
+    except ImportError as error:
+        sys.exit(f"{module}: {error}")
+    if not {"VIDEOS", "SKY", "UCF101", "SHAPES"} <= set(SOURCES):
+        sys.exit(f"{module}: after it, only {list(SOURCES)} are registered")
+"""
+
+
+def test_any_module_may_be_imported_first():
+    # One process for all: what is ours is forgotten before each import, torch (a second each time) is not.
+    modules = ",".join(name(p) for p in sources())
+    done = subprocess.run([sys.executable, "-c", ALONE, ",".join(ORDER), modules], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_reader_of_imports_sees_all_forms(tmp_path, monkeypatch):

@@ -55,12 +55,12 @@ def file_index(path: str | os.PathLike) -> Index:
 
 
 def read_container(path: str | os.PathLike, wanted: range) -> np.ndarray:
-    """Decode the frames `wanted` (ascending, within the file) -> uint8 t h w 3.
+    """Decode the frames `wanted` (at least one, ascending, within the file) -> uint8 t h w 3.
 
     No more is decoded than from the key frame before the first to the last of them.
     """
     index = file_index(path)
-    assert wanted.step > 0 and wanted.start >= 0 and (not wanted or wanted[-1] < index.count)
+    assert wanted and wanted.step > 0 and wanted.start >= 0 and wanted[-1] < index.count
     key = int(index.keys[index.keys <= wanted.start].max(initial=0))
     if key > 0:
         try:
@@ -73,10 +73,12 @@ def read_container(path: str | os.PathLike, wanted: range) -> np.ndarray:
 @lru_cache(maxsize=1 << 17)  # 16 bytes a frame: the whole of Kinetics fits into a few GB, UCF-101 into 40 MB
 def _index(path: str, size: int, mtime: int) -> Index:
     try:
-        with av.open(path) as container:
+        with _open(path) as container:
             stream = _video_stream(container, path)
             codec = stream.codec_context.name
             packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+            if container.format.name == "gif" and not _has_gif_trailer(path):
+                raise _damaged(path, "it is cut short")
     except av.FFmpegError as error:
         raise _damaged(path, error) from None
     cut = sum(p.is_corrupt for p in packets)
@@ -94,10 +96,23 @@ def _index(path: str, size: int, mtime: int) -> Index:
     return Index(len(ordered), ordered, np.sort(keys))
 
 
+def _open(path):
+    return av.open(os.fspath(path), metadata_errors="replace")  # a title in Latin-1 is no damage
+
+
+def _has_gif_trailer(path) -> bool:
+    """Tell whether a gif is there to its end, since decoders take what is left of a picture for the whole of it."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - 512))
+        return file.read().rstrip(b"\0").endswith(b";")
+
+
 def _video_stream(container, path):
     stream = container.streams.best("video")  # the one a player shows, not a preview or a cover
     if stream is None:
         raise ValueError(f"{path}: has no video stream; give a file with pictures")
+    if stream.codec_context is None:
+        raise _damaged(path, "no decoder knows its pictures")
     stream.codec_context.thread_count = 1
     return stream
 
@@ -123,14 +138,14 @@ def _decode(path, packets, stream, number: int = 0) -> Iterator[av.VideoFrame]:
 
 
 def _frames(path) -> Iterator[av.VideoFrame]:
-    with av.open(os.fspath(path)) as container:
+    with _open(path) as container:
         stream = _video_stream(container, path)
         yield from _decode(path, container.demux(stream), stream)
 
 
 def _frames_after_seek(path, index: Index, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield (number, frame) from key frame `key` on; _Irregular where that cannot be had exactly."""
-    with av.open(os.fspath(path)) as container:
+    with _open(path) as container:
         stream = _video_stream(container, path)
         container.seek(int(index.times[key]), stream=stream)
         packets = container.demux(stream)

@@ -88,7 +88,7 @@ def _scene(rng: np.random.Generator, size: tuple[int, int]) -> _Scene:
     colours = np.array([colorsys.hsv_to_rgb(h, rng.uniform(0.7, 1), rng.uniform(0.8, 1)) for h in hues])
     radii = rng.uniform(0.11, 0.2, count)
     span = _span(size, radii)
-    heading, speed = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.012, 0.035, count)
+    heading, speed = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.02, 0.05, count)
     return _Scene(
         ground=_texture(rng, size),
         kinds=rng.integers(0, len(_KINDS), count),

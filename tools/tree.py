@@ -127,4 +127,7 @@ def _names(paths: Sequence[Path], root: Path) -> list[str]:
     relative = [p.relative_to(root) if p.is_relative_to(root) else p for p in paths]
     names = ["_".join(r.parts if p.is_dir() else (*r.parent.parts, r.stem)) for p, r in zip(paths, relative)]
     counts = Counter(names)  # a.mp4 beside a.avi
-    return [name if counts[name] == 1 else f"{name}{p.suffix.replace('.', '_')}" for p, name in zip(paths, names)]
+    names = [name if counts[name] == 1 else f"{name}{p.suffix.replace('.', '_')}" for p, name in zip(paths, names)]
+    if len(set(names)) < len(names):  # x/y_z.npy beside x_y/z.npy
+        names = [f"{number:05d}_{name}" for number, name in enumerate(names)]
+    return names

@@ -45,8 +45,9 @@ class UCF101(FileSource):
         elif split != "all":
             listed = _listed(lists / f"{split}list{fold:02d}.txt")
             kept = [p for p in found if _stem(p.name) in listed]
-            if len(kept) < len(listed):
-                notes.append(f"{len(listed) - len(kept)} of the {len(listed)} videos that {split}list{fold:02d}.txt "
+            absent = listed - {_stem(p.name) for p in kept}  # one video may be there twice, as avi and npy
+            if absent:
+                notes.append(f"{len(absent)} of the {len(listed)} videos that {split}list{fold:02d}.txt "
                              f"names are absent under {root}")
             if not kept:
                 raise ValueError(f"{root}: none of its {len(found)} videos is on the {split} side of fold {fold}; "

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -186,7 +188,7 @@ def _array(path: Path) -> np.ndarray:
         else:
             with opened:
                 array = opened[_npz_key(path, opened.files)]
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: damaged or not an array ({error}); replace or remove it, "

@@ -100,7 +100,7 @@ def strip(videos: Sequence[np.ndarray], every: int = 1, known: Sequence[bool] | 
 
 def _rgb(frames: np.ndarray) -> np.ndarray:
     frames = np.asarray(frames)
-    assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] in (1, 3), \
+    assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] in (1, 3) and frames.size, \
         f"wanted uint8 t h w c, got {frames.dtype} {frames.shape}"
     return np.repeat(frames, 3, axis=-1) if frames.shape[-1] == 1 else frames
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from fakes import NextNet, PixelNet, fake_model, video
+from fakes import NearNet, NextNet, PixelNet, fake_model, video
 
 from autoencoder.codec import Codec, LatentStats
 from latent_diffusion.completion import Completion, Settings, SlotNoise
-from latent_diffusion.samplers import SAMPLERS
+from latent_diffusion.samplers import SAMPLERS, evaluations
 from latent_diffusion.schedule import ScheduleConfig
 
 T = 4
@@ -133,7 +133,7 @@ def test_steps_and_evaluations_are_counted(sampler, steps, known, counts):
     net, shown = NextNet(), []
     mask = torch.arange(3 * T) < known
     work = Completion(fake_model(net), Settings(sampler=sampler, steps=steps), mask, [(0, 0), (1, 0)], shown.append)
-    expected = [2 * n - 1 if sampler == "heun" else n for n in counts]
+    expected = [evaluations(sampler, n) for n in counts]
     assert work.evaluations() == sum(expected)
     work.run(still(2, 3 * T))
     assert len(net.calls) == sum(expected) and sum(shown) == 2 * sum(expected)
@@ -175,9 +175,6 @@ def test_a_context_says_that_its_whole_clip_is_known():
     assert context.known.shape == (3, 1, T) and context.known.all()
 
 
-SEES_MORE = "models that look at the clip before"
-
-
 @pytest.mark.parametrize("net, known, frames, settings, message", [
     (NextNet(), [0, 1, 2], 8, {}, "must be the first 4, 8"),
     (NextNet(), [4, 5, 6, 7], 8, {}, "must be the first 4, 8"),
@@ -185,12 +182,12 @@ SEES_MORE = "models that look at the clip before"
     (NextNet(), range(8), 8, {}, "all 8 frames are known"),
     (NextNet(), range(4), 8, {"overlap": 1}, "--overlap 1"),
     (NextNet(), range(4), 16, {"scheme": "hierarchy-2", "window": 3}, "use autoreg"),
-    (NextNet(), [], 8, {"window": 1}, "use autoreg"),
+    (NextNet(), [], 8, {"window": 1}, "use window=2 or more"),
     (NextNet(), range(4), 8, {"scheme": "autoregressive"}, "autoreg"),
     (NextNet(), range(4), 8, {"window": 1, "stride": 2}, "stride"),
     (NextNet(sees=()), range(4), 8, {}, "can only generate"),
     (NextNet(sees=()), [], 5, {}, "without a condition"),
-    (NextNet(sees=("past", "self", "future")), range(4), 8, {}, SEES_MORE),
+    (NextNet(sees=("past", "future")), range(4), 8, {}, "look at nothing"),
 ])
 def test_what_cannot_be_made_is_refused_before_anything_is(net, known, frames, settings, message):
     mask = torch.zeros(frames, dtype=torch.bool)
@@ -211,3 +208,71 @@ def test_settings_of_the_sampler_are_checked_too(settings, message):
 def test_a_model_without_condition_makes_single_clips():
     net = NextNet(start=20 * GREY - 1, sees=())
     assert levels(complete(fake_model(net), still(1, 3, 0), 0)) == [20] * 3
+
+
+def given(frames, *known):
+    mask = torch.zeros(frames, dtype=torch.bool)
+    mask[list(known)] = True
+    return mask
+
+
+def numbered(frames):
+    """A video whose frame i is of grey level 10 i."""
+    return (10 * torch.arange(frames)).to(torch.uint8)[None, :, None, None, None].expand(1, -1, 2, 2, 1).contiguous()
+
+
+def run(net, mask, codec=None, **settings):
+    work = Completion(fake_model(net, codec), Settings(**{"steps": "1"} | settings), mask, [(0, 0)])
+    return work.run(numbered(len(mask)))
+
+
+ANYWHERE = [given(12, 0, 1, 2), given(12, 9, 10, 11), given(12, 0, 11), given(12, 2, 3, 7), given(12, 5), given(3, 1),
+            given(13, 0, 1, 2, 3, 9, 10, 11, 12), given(40, 17)]
+
+
+@pytest.mark.parametrize("mask", ANYWHERE)
+@pytest.mark.parametrize("overlap", [None, 0, 2])
+@pytest.mark.parametrize("scheme", [{}, {"scheme": "hierarchy-2", "window": 3}, {"scheme": "full", "window": 40}])
+def test_given_frames_may_lie_anywhere(mask, overlap, scheme):
+    made = run(NearNet(start=-1.0), mask, overlap=overlap, **scheme)
+    truth = numbered(len(mask))
+    assert torch.equal(made[:, mask], truth[:, mask])
+    assert set(made[:, ~mask].unique().tolist()) <= set(truth[:, mask].unique().tolist()) | {0}
+
+
+def test_a_clip_is_filled_from_the_given_frames_within_it():
+    assert levels(run(NearNet(), given(8, 0, 5), overlap=0)) == [0] * 4 + [50] * 4
+
+
+@pytest.mark.parametrize("known, order", [(range(4), [0, 1, 2]), (range(8, 12), [2, 1, 0])])
+def test_what_is_made_goes_from_clip_to_clip_either_way(known, order):
+    net = NearNet()
+    levels_made = levels(run(net, given(12, *known), overlap=0))
+    for slot in order[1:]:  # the filled clip is a copy of its neighbour
+        assert levels_made[4 * slot:4 * slot + 4] == levels_made[4 * order[0]:4 * order[0] + 4]
+    seen = [context.known[0].all(1).tolist() for _, context in net.calls]
+    assert seen == [[True, False, False]] * 2 if order[0] == 0 else [[False, False, True]] * 2
+
+
+def test_the_context_says_which_frames_of_which_clip_are_finished():
+    net = NearNet()
+    run(net, given(12, 1, 6, 11), overlap=0, window=3)
+    wanted = [[[], [1], [2]], [[0, 1, 2, 3], [2], [3]], [[0, 1, 2, 3], [3], []]]  # by clip, place and frame
+    for (_, context), places in zip(net.calls, wanted, strict=True):
+        assert [known.nonzero().flatten().tolist() for known in context.known[0]] == places
+
+
+def test_a_model_that_sees_the_clip_itself_overlaps_by_a_frame():
+    net = NearNet()
+    run(net, given(10, 0, 1, 2, 3))
+    assert [context.known[0, 1].tolist() for _, context in net.calls] == [[True, False, False, False]] * 2
+    assert len(net.calls) == 2  # 4 + 3 + 3 frames
+
+
+@pytest.mark.parametrize("known", [range(4), range(4, 8), (0, 7), (3,)])
+def test_made_frames_take_the_lost_detail_on_either_side(known):
+    frames, mask = still(1, 8), given(8, *known)
+    mended, pasted = (Completion(fake_model(NearNet(), Codec(Biased())), Settings(steps="1", overlap=0, border=border), mask,
+                                 [(0, 0)]).run(frames) for border in (True, False))
+    assert torch.equal(mended, frames)
+    assert torch.equal(pasted[:, mask], frames[:, mask]) and (pasted[:, ~mask] >= 110).all()

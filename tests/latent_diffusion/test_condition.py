@@ -75,9 +75,15 @@ def test_nothing_known_is_told_from_a_zero_latent_by_the_mask_alone():
 @pytest.mark.parametrize("sees, span, target", [((), 1, 0), (("past",), 2, 1), (("future",), 2, 0), (("self",), 1, 0),
                                                 (("past", "self", "future"), 3, 1)])
 def test_training_windows_hold_the_target_and_its_neighbours(sees, span, target):
-    form = condition(sees=sees)
+    form = condition(sees=sees, mask=True)
     assert (form.span, form.target) == (span, target)
     assert all(0 <= form.target + OFFSETS[place] < form.span for place in form.sees)
+
+
+def test_what_can_be_known_in_part_needs_the_mask():
+    with pytest.raises(ValueError, match=r"condition\.mask=true"):
+        condition(sees=["past", "self"])
+    assert condition(sees=["past", "self"], mask=True).bits == 2 * FRAMES and condition().bits == 0
 
 
 def test_unknown_places_are_refused():

@@ -16,9 +16,9 @@ LEVEL = level_at(COSINE, 0.5)
 UNET = UNetConfig(width=16, mult=(1,), res_blocks=1, attention=(1,), heads=2, zero_out=False)
 
 
-def make_net(**condition):
+def make_net(frames=2, **condition):
     torch.manual_seed(0)
-    return LatentDenoiser(UNET, {"name": "concat", **condition}, SHAPE, 3, 2).eval()
+    return LatentDenoiser(UNET, {"name": "concat", **condition}, SHAPE, 3, frames).eval()
 
 
 def past(batch=2, seed=1):
@@ -93,9 +93,21 @@ def test_pvdms_form_says_the_noise_whatever_is_predicted(parametrisation, schedu
 
 def test_pvdms_form_refuses_what_it_cannot_say():
     with pytest.raises(ValueError, match="past, self"):
-        PastForm(make_net(sees=["past", "self"]), ScheduleConfig(), ProcessConfig())
+        PastForm(make_net(sees=["past", "self"], mask=True), ScheduleConfig(), ProcessConfig())
     form = PastForm(make_net(sees=[]), COSINE, ProcessConfig())
     x, t = torch.randn(1, 3, SHAPE.total), torch.tensor([0.5])
     assert form(x, t).shape == x.shape
     with pytest.raises(ValueError, match="without a condition"):
         form(x, t, x)
+
+
+def test_which_frames_are_known_reaches_the_network_by_its_embedding():
+    net = make_net(4, sees=["past", "self"], mask=True)
+    z, t = torch.randn(1, 3, SHAPE.total), torch.tensor([0.5])
+    given = Context(torch.zeros(1, 2, 3, SHAPE.total), torch.tensor([[[False] * 4, [True, False, False, True]]]))
+    other = given._replace(known=torch.tensor([[[False] * 4, [False, True, True, False]]]))  # the same share of every row
+    assert torch.equal(net.condition(z, given), net.condition(z, other))
+    assert torch.equal(net(z, t, given), net(z, t, other))  # silent at first
+    torch.nn.init.normal_(net.mask_embed[-1].weight)
+    assert not torch.allclose(net(z, t, given), net(z, t, other))
+    assert torch.equal(net(z, t, None), net(z, t, net.condition.nothing(1, z.device)))

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,14 +119,51 @@ def test_karras_spacing_is_even_in_the_seventh_root():
     assert levels[0].t == 999 and levels[-1].t == 0
 
 
+def labels(cfg, steps):
+    return [level.t for level in sampling_levels(cfg, steps)]
+
+
 def test_respacing():
     cfg = ScheduleConfig("linear")
-    assert [level.t for level in sampling_levels(cfg, "ddim50")] == [*range(980, -1, -20), -1]
-    times = [level.t for level in sampling_levels(cfg, "10,20,30")]
+    assert labels(cfg, "ddim50") == [*range(980, -1, -20), -1]
+    times = labels(cfg, "10,20,30")
     assert [sum(low <= t < high for t in times) for low, high in [(0, 334), (334, 667), (667, 1000)]] == [10, 20, 30]
     assert times[0] == 999 and times[-2:] == [0, -1]  # every section is taken from end to end
-    t = torch.tensor([level.t for level in sampling_levels(ScheduleConfig("cosine"), "1,3")])
+    t = torch.tensor(labels(ScheduleConfig("cosine"), "1,3"))
     torch.testing.assert_close(t, torch.tensor([1, 5 / 6, 4 / 6, 0.5, 0]))
+
+
+@pytest.mark.parametrize("steps, taken", [
+    ("1,1", [0, 5]),                    # one of a section is its first
+    ("2,3", [0, 4, 5, 7, 9]),
+    ("3,2,2", [0, 2, 3, 4, 6, 7, 9]),   # 10 levels are sections of 4, 3 and 3; 1.5 is rounded to the even 2
+    ("5,5", [*range(10)]),
+    (" 2 , 3 ", [0, 4, 5, 7, 9]),
+    ("ddim10", [*range(10)]),
+    ("ddim5", [0, 2, 4, 6, 8]),
+    ("ddim4", [0, 3, 6, 9]),            # the stride need not divide the number of levels
+    ("ddim2", [0, 5]),                  # of strides that make as many, the smallest
+    ("ddim1", [0]),
+])
+def test_respaced_labels(steps, taken):
+    assert labels(ScheduleConfig("linear", steps=10), steps) == [*taken[::-1], -1]
+
+
+@pytest.mark.parametrize("counts", [(10, 20, 30), (21, 21), (23, 25, 27, 29)])
+def test_sections_have_the_published_labels(counts):
+    # The published spacing adds up a float stride, and halves fall to one side or the other by its error.
+    sizes = [len(part) for part in np.array_split(np.arange(1000), len(counts))]
+    starts = np.cumsum([0, *sizes])
+    strides = [np.cumsum([0.0] + [(size - 1) / (count - 1)] * (count - 1)) for size, count in zip(sizes, counts, strict=True)]
+    taken = np.concatenate([start + np.rint(stride) for start, stride in zip(starts, strides, strict=False)])
+    assert labels(ScheduleConfig("linear"), ",".join(map(str, counts))) == [*taken[::-1], -1]
+
+
+@pytest.mark.parametrize("steps, near", [("ddim37", "ddim36"), ("ddim0", "ddim1"), ("ddim2000", "ddim1000")])
+def test_a_stride_that_does_not_exist_is_told_another(steps, near):
+    with pytest.raises(ValueError, match=f"steps='{steps}'.*; use {near}$"):
+        sampling_levels(ScheduleConfig("linear"), steps)
+    assert len(labels(ScheduleConfig("linear"), near)) == int(near.removeprefix("ddim")) + 1
 
 
 def test_a_number_may_be_text():
@@ -151,6 +189,9 @@ def test_nonsense_is_refused(keys, word):
 @pytest.mark.parametrize("name, steps, spacing", [
     ("linear", 1001, "uniform"), ("linear", 0, "uniform"), ("linear", -3, "uniform"), ("linear", "ddim37", "uniform"),
     ("cosine", "ddim50", "uniform"), ("linear", "10,,3", "uniform"), ("linear", "999,1", "uniform"),
+    ("linear", "10,20,", "uniform"), ("linear", "10;20", "uniform"), ("linear", "0,10", "uniform"),
+    ("linear", "ddim", "uniform"), ("linear", "ddim 50", "uniform"), ("linear", "ddim50,10", "uniform"),
+    ("linear", "ddim50", "karras"), ("linear", "", "uniform"), ("linear", "400/20", "uniform"),
     ("linear", "a", "uniform"), ("linear", "10,20", "karras"), ("linear", 10, "even"), ("linear", 2.5, "uniform"),
 ])
 def test_impossible_steps_are_refused(name, steps, spacing):
