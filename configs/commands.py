@@ -254,8 +254,8 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--data_path", "the dataset's folder or its parent (default $VIDEO_DATA, or else /data)", metavar="DIR"),
         flag("--resolution", "pixels of a frame's side (default: training, of the YAML; sampling, of the model; evaluation, "
                              "as the videos are)", int),
-        flag("--frames", "training: frames of a clip (default: of the YAML); sampling: of a video (default: of the task); plan: "
-                         "of the video (default: of --input)", int),
+        flag("--frames", "training: frames of a clip (default: of the YAML); sampling: of a video (default: of the task); "
+                         "plan: of the video (default: of --input)", int),
         flag("--workers", "loading processes (default 2 where the YAML says nothing)", int),
     ],
     "training": [
@@ -288,7 +288,7 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--schedule", "windows in place of --scheme, as plan prints them", metavar="FILE"),
         switch("--just_visualise", "draw who observes whom to --out as well"),
         flag("--overlap", "frames that neighbouring clips share (default 0)", int),
-        flag("--sampler", "ddpm, ddim, dpmpp_2m, heun, flow_euler (default ddim)", default="ddim"),
+        flag("--sampler", "ddpm, ddim, dpmpp_2m, heun, pndm, flow_euler (default ddim)", default="ddim"),
         flag("--eta", "randomness of ddim, 0 to 1 (default 0)", float),
         flag("--guidance", "w of (1 + w) eps(c) - w eps(0) (default 0)", float, default=0.0),
         flag("--starts", "where in each video the windows begin, e.g. 0,8,16 (default: drawn by --seed, of --input 0)"),

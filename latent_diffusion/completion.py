@@ -166,29 +166,40 @@ class Completion:
     def _seen(self, slot: int, done: Tensor) -> Tensor:
         """Which frames the condition is shown around a slot, bool k t: what is finished there."""
         starts = [self.grid.starts[slot] + OFFSETS[place] * self.clip for place in self.condition.sees]
-        return torch.stack([self._finished(start, done) for start in starts]) if starts else done.new_zeros(0, self.clip)
+        frames = torch.tensor(starts, dtype=torch.long)[:, None] + torch.arange(self.clip)
+        return self._finished(frames, done)
 
-    def _finished(self, start: int, done: Tensor) -> Tensor:
-        """Which frames of the clip at `start` are finished, bool t; what lies outside of the video is not."""
-        frame = torch.arange(start, start + self.clip)
+    @staticmethod
+    def _finished(frame: Tensor, done: Tensor) -> Tensor:
+        """Which of these frames are finished; what lies outside of the video is not."""
         return done[frame.clamp(0, len(done) - 1)] & (frame >= 0) & (frame < len(done))
 
     def _context(self, slot: int, out: Tensor, done: Tensor) -> Context:
         """What is finished around a slot; zeros in place of clips of which nothing is."""
         context = self.condition.nothing(len(out), self.codec.device)
-        for k, (place, known) in enumerate(zip(self.condition.sees, self._seen(slot, done))):
-            if known.any():
-                context.known[:, k] = known.to(context.known.device)
-                context.latents[:, k] = self._observed(self.grid.starts[slot] + OFFSETS[place] * self.clip, known, out)
+        context.known[:] = self._seen(slot, done).to(context.known.device)
+        for k, place in enumerate(self.condition.sees):
+            start = self.grid.starts[slot] + OFFSETS[place] * self.clip
+            around = self.condition.around if place == "self" else range(1)
+            latent = self._observed(start, out, done, around)
+            context.latents[:, k] = 0.0 if latent is None else latent
         return context
 
-    def _observed(self, start: int, known: Tensor, out: Tensor) -> Tensor:
-        """Latent of the clip at `start` with its unfinished frames filled in; a clip that was sampled keeps its own."""
+    def _observed(self, start: int, out: Tensor, done: Tensor, around: range = range(1)) -> Tensor | None:
+        """Latent of the clip at `start`, its unfinished frames filled from the clips `around` it; None without any.
+
+        A clip that was sampled keeps its own latent.
+        """
         if start in self.latents:
             return self.latents[start]
-        frame = torch.arange(start, start + self.clip).clamp(0, out.shape[1] - 1)
-        clip = to_clip(out[:, frame].to(self.codec.device))
-        latent = self.codec.encode(fill_nearest(clip, known.expand(len(clip), -1).to(clip.device)))
+        frame = torch.arange(start + around.start * self.clip, start + around.stop * self.clip)
+        known = self._finished(frame, done)
+        if not known.any():
+            return None
+        stretch = to_clip(out[:, frame.clamp(0, out.shape[1] - 1)].to(self.codec.device))
+        filled = fill_nearest(stretch, known.expand(len(out), -1).to(stretch.device))
+        first = -around.start * self.clip
+        latent = self.codec.encode(filled[:, :, first:first + self.clip])
         if known.all():
             self.latents[start] = latent
         return latent
@@ -237,7 +248,7 @@ class Completion:
             return None
         if frame not in self.edges:  # of a given clip
             start = frame + 1 - self.clip if frame < beside else frame
-            plain = self.codec.decode(self._observed(start, self._finished(start, done), out))
+            plain = self.codec.decode(self._observed(start, out, done))
             i = frame - start
             self.edges[frame] = Edge(plain[:, :, i:i + 1], to_clip(out[:, frame:frame + 1].to(plain.device)))
         return self.edges[frame]

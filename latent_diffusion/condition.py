@@ -17,7 +17,8 @@ OFFSETS = {"past": -1, "self": 0, "future": 1}  # neighbours of a target clip, i
 
 class Context(NamedTuple):
     """What is observed around a target clip, in each place (see OFFSETS) that its condition looks at."""
-    latents: Tensor  # b k c n: of the observed frames, missing ones filled from the nearest; zero where none is
+    latents: Tensor  # b k c n: of the observed frames, missing ones filled from the nearest; zero where none is. Those of
+    #                  the clip itself are filled from all that is looked at, so that it holds the nearest frame still
     known: Tensor    # b k f bool: which of the clip's frames were observed
 
 
@@ -45,22 +46,21 @@ class Concat(nn.Module):
         sees: which of the clip before ("past"), the clip itself ("self") and the one after ("future") are looked at.
         mask: say which frames were observed, by a mask plane for each place and by `bits`, so that "nothing is known" is
             not mistaken for a latent of zeros. Whatever sees more than the clip before needs it.
-        residual: the network's x0 is what it adds to the latent of the clip before, so that what stands still is
-            there from the first update on; only for process.parametrisation=x0.
+        residual: the network's x0 is what it adds to the filled latent of the clip itself, so that what stands still is
+            there from the first update on (nothing, if it is not seen); only for process.parametrisation=x0.
     """
 
     def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str] = ("past",),
                  mask: bool = False, residual: bool = False):
         super().__init__()
-        if residual and "past" not in sees:
-            raise ValueError(f"condition.residual adds to the clip before, which condition.sees={list(sees)} leaves out")
         for place in sees:
             if place not in OFFSETS:
                 raise ValueError(f"condition.sees has {place!r}; it takes {', '.join(OFFSETS)}")
         if set(sees) - {"past"} and not mask:
             raise ValueError(f"condition.sees={list(sees)} can be known in part, so the network must be told what is; "
                              "set condition.mask=true")
-        self.shape, self.channels, self.frames, self.mask, self.residual = shape, channels, frames, mask, residual
+        self.shape, self.channels, self.frames, self.mask = shape, channels, frames, mask
+        self.residual = residual and "self" in sees
         self.sees = tuple(place for place in OFFSETS if place in sees)  # in the order of time
 
     @property
@@ -75,12 +75,18 @@ class Concat(nn.Module):
     @property
     def span(self) -> int:
         """Clips that a training window needs: the target and the neighbours that are looked at."""
-        return len({"self", *self.sees})
+        return len(self.around)
+
+    @property
+    def around(self) -> range:
+        """Clips that are looked at, counted from the target."""
+        offsets = [0, *(OFFSETS[place] for place in self.sees)]
+        return range(min(offsets), max(offsets) + 1)
 
     @property
     def target(self) -> int:
         """Which clip of a training window is the target."""
-        return int("past" in self.sees)
+        return -self.around.start
 
     def nothing(self, batch: int, device: torch.device) -> Context:
         """The context of a clip around which nothing is known."""
@@ -89,12 +95,8 @@ class Concat(nn.Module):
                        torch.zeros(batch, k, self.frames, dtype=torch.bool, device=device))
 
     def base(self, context: Context | None) -> Tensor | float:
-        """What the network's output is added to, b c n: the clip before, where all of it is known; else nothing."""
-        if not self.residual or context is None:
-            return 0.0
-        place = self.sees.index("past")
-        known = context.known[:, place].all(-1)[:, None, None]
-        return torch.where(known, context.latents[:, place], 0.0)
+        """What the network's output is added to, b c n: the clip with all its frames filled in, or nothing."""
+        return context.latents[:, self.sees.index("self")] if self.residual and context else 0.0
 
     def forward(self, z: Tensor, context: Context | None) -> Tensor:
         """Join a noisy latent (b c n) and its context to the network's input (b in_channels n)."""

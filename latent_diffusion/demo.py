@@ -42,10 +42,10 @@ def demo(first: FirstStageConfig, second: DiffusionStageConfig, folder: Path) ->
     truth, clip = test_videos(first, 2 * codec.frames), codec.frames
     recon = torch.stack([through(codec.to(model.model.codec.device), video, 4)[0] for video in truth])
     known = torch.arange(2 * clip) < clip
-    made = model.complete(truth, known, steps=STEPS, seed=0)
-    expected = model.complete(truth, known, steps=1, seed=0)  # from pure noise, one step is the mean of what may follow
+    made = model.complete(truth, known, steps=STEPS, seed=0, overlap=0)
+    expected = model.complete(truth, known, steps=1, seed=0, overlap=0)  # the mean of what may follow
     repeated = baselines.complete("repeat_last", truth, known)
-    free = model.generate(8, frames=4 * clip, steps=STEPS, seed=0)
+    free = model.generate(8, frames=4 * clip, steps=STEPS, seed=0, overlap=0)
     metrics = {"reconstruction_psnr": pooled(truth, recon), "prediction_psnr": pooled(truth[:, clip:], made[:, clip:]),
                "mean_prediction_psnr": pooled(truth[:, clip:], expected[:, clip:]),
                "repeat_last_psnr": pooled(truth[:, clip:], repeated[:, clip:]), "videos": len(truth),

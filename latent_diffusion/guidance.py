@@ -52,8 +52,8 @@ def classifier_free(cond: Denoiser, uncond: Denoiser, weight: float) -> Denoiser
 def composed(uncond: Denoiser, conds: Sequence[tuple[Denoiser, float]]) -> Denoiser:
     """uncond + sum of w (cond - uncond): several conditions at once (Liu et al. 2022, "Compositional").
 
-    It is exact where the conditions are independent given the data. With stretches of one history as the conditions
-    it is history guidance in time (Song et al. 2025); one of weight 1 is plain conditioning.
+    With weights of 1 it is exact where the conditions are independent given x_t, as when each concerns its own part of
+    x. With stretches of one history as the conditions it is history guidance in time (Song et al. 2025).
     """
     return guided(uncond, [Push(cond, uncond, weight) for cond, weight in conds])
 

@@ -57,6 +57,13 @@ def both(t: int, draw: Uniform) -> Tensor:
     return (frame < begin) | (frame >= end)
 
 
+@MASKS.register("run")
+def run(t: int, draw: Uniform) -> Tensor:
+    """One run of frames, uniform over all but the whole window (for which: none); what is around it may not exist."""
+    known = ~both(t, draw)
+    return known & ~known.all()
+
+
 @MASKS.register("fixed")
 def fixed(t: int, draw: Uniform, *, known: str = "0") -> Tensor:
     """The same frames always, spelled as `parse_known` reads them."""
@@ -171,8 +178,8 @@ def mixture(t: int, draw: Uniform, *, parts: Sequence[Mapping[str, Any]] = TASKS
     weights = [float(part.get("weight", 1.0)) for part in parts]
     if not 0 < sum(weights) < math.inf or min(weights) < 0:
         raise ValueError(f"mask option parts needs weights of 0 or more and not all 0, got {weights}")
-    place = draw() * sum(weights)
-    bounds = accumulate(weights)
+    bounds = list(accumulate(weights))
+    place = draw() * bounds[-1]
     return next(sampler for sampler, bound in zip(samplers, bounds, strict=True) if place < bound)(t, draw)
 
 

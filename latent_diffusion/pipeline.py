@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.completion import Completion, Settings
+from latent_diffusion.masks import parse_known
 from latent_diffusion.modelfile import DiffusionModel, load_diffusion
 from tools import dist
 from tools.video import read_video
@@ -105,6 +106,33 @@ class VideoDiffusion:
         blank = past.new_zeros(len(past), count, *past.shape[2:])
         known = torch.arange(past.shape[1] + count) < past.shape[1]
         return self.complete(torch.cat([past, blank], 1), known, **options)
+
+    def predict_backward(self, future: Frames, count: int, **options) -> Tensor:
+        """Make the `count` frames before videos; returns past and future together."""
+        future = self._video(future)
+        if count < 1:
+            raise ValueError(f"predict_backward makes at least one frame, got count={count}")
+        blank = future.new_zeros(len(future), count, *future.shape[2:])
+        known = torch.arange(count + future.shape[1]) >= count
+        return self.complete(torch.cat([blank, future], 1), known, **options)
+
+    def interpolate(self, first: Frames, last: Frames, count: int, **options) -> Tensor:
+        """Make `count` frames between two videos, of one frame or more; returns all in order."""
+        first, last = self._video(first), self._video(last)
+        if count < 1:
+            raise ValueError(f"interpolate makes at least one frame, got count={count}")
+        if len(first) != len(last):
+            raise ValueError(f"interpolate needs as many first videos as last ones, got {len(first)} and {len(last)}")
+        blank = first.new_zeros(len(first), count, *first.shape[2:])
+        frame = torch.arange(first.shape[1] + count + last.shape[1])
+        known = (frame < first.shape[1]) | (frame >= first.shape[1] + count)
+        return self.complete(torch.cat([first, blank, last], 1), known, **options)
+
+    def infill(self, frames: Frames, known: str | Sequence[bool], **options) -> Tensor:
+        """Make the frames that are not known; `known` may be a SPEC such as "0-3,12" (see masks.parse_known)."""
+        video = self._video(frames)
+        mask = parse_known(known, video.shape[1]) if isinstance(known, str) else known
+        return self.complete(video, mask, **options)
 
     def _video(self, frames: Frames) -> Tensor:
         """Accept what people have; say what it was where it cannot be used."""

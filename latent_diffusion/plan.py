@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 
@@ -21,7 +22,7 @@ def print_plan(*, scheme: str, frames: int | None, known: str | None, window: in
                out: str | None = None) -> None:
     """Print [{"observed": [...], "target": [...]}, ...]; one unit is one frame."""
     if out and not just_visualise:
-        raise ValueError(f"--out {out} is where a drawing goes; add --just_visualise, or leave it out (the JSON goes to stdout)")
+        raise ValueError(f"--out {out} is where a drawing goes; add --just_visualise, or leave it out (JSON goes to stdout)")
     if frames is not None and frames < 1:
         raise ValueError(f"a video needs at least one frame, got --frames {frames}")
     video = _video(input, frames) if input else None
@@ -32,10 +33,10 @@ def print_plan(*, scheme: str, frames: int | None, known: str | None, window: in
     if schedule:
         if scheme != "autoreg":  # which is the flag's default
             raise ValueError(f"--schedule {schedule} and --scheme {scheme} are two ways to cut a video; give one of them")
-        if stride:
+        if stride is not None:
             raise ValueError(f"--stride {stride} is for a scheme; a --schedule says itself what it makes, leave it out")
         windows = read_schedule(schedule, frames, given, window=window)
-        title = schedule
+        title = Path(schedule).name
     else:
         window = 20 if window is None else window  # FDM's sizes
         stride = max(1, window // 2) if stride is None else stride
@@ -46,7 +47,7 @@ def print_plan(*, scheme: str, frames: int | None, known: str | None, window: in
         title = f"{scheme}, window {window}, stride {stride}"
     if just_visualise:
         out = out or "plan.png"
-        draw(windows, frames, given, out, title=f"{title}: {frames} frames, {len(given)} given, {len(windows)} windows")
+        draw(windows, frames, given, out, title=f"{title}; frames {frames}, given {len(given)}, windows {len(windows)}")
         print(f"drawn: {out}", file=sys.stderr)
     print(json.dumps([{"observed": w.observed, "target": w.target} for w in windows]))
 

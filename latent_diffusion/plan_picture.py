@@ -37,21 +37,23 @@ def draw(windows: Sequence[Window], total: int, known: Collection[int], out: str
     from matplotlib.ticker import MaxNLocator
 
     cells = states(windows, total, known)
-    cell = _cell(NARROWEST, 1600, total), _cell(0, 800, len(windows))
+    cell = _cell(1600 // total), _cell(800 // len(windows))
     width, height = (min(side * count, most) for side, count, most in zip(cell, (total, len(windows)), LARGEST))
+    merged = (width, height) != (cell[0] * total, cell[1] * len(windows))
     size = LEFT + max(width, NARROWEST) + RIGHT, TOP + height + BOTTOM
     figure = Figure(figsize=(size[0] / DPI, size[1] / DPI))
     FigureCanvasAgg(figure)
     axis = figure.add_axes((LEFT / size[0], BOTTOM / size[1], width / size[0], height / size[1]))
-    axis.imshow(COLOURS[cells], aspect="auto", interpolation="nearest" if (width, height) < LARGEST else "hanning",
+    axis.imshow(COLOURS[cells], aspect="auto", interpolation="hanning" if merged else "nearest",
                 extent=(-0.5, total - 0.5, len(windows) - 0.5, -0.5))
-    if min(cell) >= 6:
+    if cell[0] >= 6:
         axis.vlines(np.arange(total - 1) + 0.5, -0.5, len(windows) - 0.5, colors="white", linewidth=0.6)
+    if cell[1] >= 6:
         axis.hlines(np.arange(len(windows) - 1) + 0.5, -0.5, total - 0.5, colors="white", linewidth=0.6)
     axis.set_xlabel("frame", fontsize=9)
     axis.set_ylabel("window", fontsize=9)
     for ticks in (axis.xaxis, axis.yaxis):
-        ticks.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        ticks.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axis.tick_params(labelsize=8, length=3, color="#9aa1a9")
     axis.spines[:].set_color("#9aa1a9")
     axis.spines[:].set_linewidth(0.6)
@@ -65,6 +67,6 @@ def draw(windows: Sequence[Window], total: int, known: Collection[int], out: str
         figure.savefig(temporary, format="png", dpi=DPI)
 
 
-def _cell(least: int, most: int, count: int) -> int:
-    """Whole pixels of a cell's side, so that all are alike: 24 where there are few, 2 or more however many there are."""
-    return max(2, min(24, most // count), min(24, least // count))
+def _cell(fits: int) -> int:
+    """Whole pixels of a cell's side, so that all are alike."""
+    return max(2, min(24, fits))

@@ -50,7 +50,7 @@ def check_windows(windows: list[Window], total: int, known: Collection[int], *, 
         if not target:
             raise ValueError(f"{said} makes no frame; name at least one as target, or leave the window out")
         for frames, word in ((observed, "observes"), (target, "makes")):
-            twice = [frame for frame, after in zip(frames, frames[1:]) if frame == after]
+            twice = [frame for frame in frames if frames.count(frame) > 1]
             if twice:
                 raise ValueError(f"{said} {word} frame {twice[0]} twice; name it once")
         again = [frame for frame in target if frame in done]
@@ -68,7 +68,7 @@ def check_windows(windows: list[Window], total: int, known: Collection[int], *, 
     missing = [frame for frame in range(total) if frame not in done]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ValueError(f"no window makes frame {missing[0]}{more}; make every frame of the {total} that is not given (--known)")
+        raise ValueError(f"no window makes frame {missing[0]}{more}; every frame that is not given (--known) is made once")
 
 
 def _window(number: int, item: object) -> Window:

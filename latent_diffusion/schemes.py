@@ -241,9 +241,9 @@ def opening(frames: Iterable[int], done: set[int]) -> Iterator[Window]:
 
 def next_frames(total: int, done: set[int], window: int, stride: int) -> list[int]:
     """The next unfinished frames in order; what lies before everything finished comes last, and backward."""
-    count = min(stride, window - 1)
+    count, first = min(stride, window - 1), min(done)
     undone = [frame for frame in range(total) if frame not in done]
-    ahead = [frame for frame in undone if frame > min(done)]
+    ahead = [frame for frame in undone if frame > first]
     return ahead[:count] or undone[-count:]
 
 

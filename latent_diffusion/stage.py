@@ -92,14 +92,14 @@ class DiffusionStage:
         clip = self._place_unconditional(clip, known, index, stream)
         begin = condition.target * t
         for place, name in enumerate(condition.sees):
-            first = begin + OFFSETS[name] * t
-            seen = known[:, first:first + t]
-            rows = seen.any(1).nonzero()[:, 0]  # clips of which nothing is known are not worth encoding
-            context.known[:, place] = seen.to(self.device)
+            span = slice(begin + OFFSETS[name] * t, begin + (OFFSETS[name] + 1) * t)
+            context.known[:, place] = known[:, span].to(self.device)
+            source = slice(None) if name == "self" else span  # of the frames that fill the missing ones
+            rows = known[:, source].any(1).nonzero()[:, 0]    # clips of which nothing is known are not worth encoding
             if len(rows):
                 some = rows.to(self.device)
-                filled = fill_nearest(clip[some, :, first:first + t], seen[rows].to(self.device))
-                context.latents[some, place] = self.codec.encode(filled)
+                filled = fill_nearest(clip[some, :, source], known[rows, source].to(self.device))
+                context.latents[some, place] = self.codec.encode(filled[:, :, span] if name == "self" else filled)
         return Example(self.codec.encode(clip[:, :, begin:begin + t]), context)
 
     def draw_masks(self, frames: int, index: Tensor, stream: str) -> Tensor:

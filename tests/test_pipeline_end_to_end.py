@@ -118,7 +118,7 @@ def test_sample_json_tells_how_they_were_made(predicted, tiny):
     record = json.loads((predicted / "sample.json").read_text())
     wanted = {"task": "predict", "frames": 8, "known_frames": [0, 1, 2, 3], "seed": 42, "steps": "3", "scheme": "autoreg",
               "window": 2, "stride": 1, "sampler": {"name": "ddim"}, "guidance": 0.0, "weights": "ema", "step": 8,
-              "samples_per_video": 2, "network_evaluations_per_video": 3}
+              "samples_per_video": 2, "network_evaluations_per_video": 6}
     assert {key: record[key] for key in wanted} == wanted
     state = checkpoint.load(tiny.ddpm / "ema_model_last.pth")["state"]
     assert record["weights_hash"] == checkpoint.state_hash(state) and record["seconds"] > 0
@@ -152,7 +152,7 @@ def test_generation_makes_videos_of_any_length(tiny, tmp_path):
     assert [video.shape for video in made.values()] == [(11, 16, 16, 3)] * 2
     assert not videos(tmp_path, "real")
     record = json.loads((tmp_path / "sample.json").read_text())
-    assert (record["known_frames"], record["network_evaluations_per_video"]) == ([], 3 + 2 + 2)
+    assert (record["known_frames"], record["network_evaluations_per_video"]) == ([], 3 + 2 + 2 + 2)  # each begins with the last frame before
 
 
 def test_a_model_is_a_run_folder_a_model_file_or_a_step_checkpoint(tiny, tmp_path):
@@ -250,7 +250,7 @@ def test_info_says_what_a_file_is(tiny, capsys, model, kind):
 ], ids=["one frame", "rectangular"])
 def test_other_clips_train_and_sample_in_both_stages(tmp_path, words, shape, latent):
     first = train(FIRST, tmp_path, *words)
-    for never_known in ([], ["mask.rate=0"]):  # the latter needs no second clip: sets of single images
+    for never_known in ([], ["mask.name=none"]):
         model = train((*DDPM, "--id", f"m{len(never_known)}", "--first_model", first), tmp_path, *words, *never_known)
         made = sample(tmp_path / "made", "--model", model, "--task", "generate", "--num_videos", "2")
         assert [video.shape for video in made.values()] == [shape] * 2
@@ -266,7 +266,7 @@ def test_single_images_train_both_stages(tmp_path):
     data = ("--data", "VIDEOS", "--data_path", tmp_path / "images", *FAST, "--frames", "1", "--steps", "2",
             "--results", tmp_path)
     run(*FIRST, *data)
-    run(*DDPM, *data, "mask.name=none", "condition.sees=[]", "--first_model", tmp_path / "first_stage_main_VIDEOS_42")
+    run(*DDPM, *data, "--first_model", tmp_path / "first_stage_main_VIDEOS_42")
     made = sample(tmp_path / "out", "--model", tmp_path / "ddpm_main_VIDEOS_42", "--task", "generate", "--num_videos", "1")
     assert made["00000_00"].shape == (1, 16, 16, 3)
 

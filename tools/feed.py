@@ -22,19 +22,36 @@ class Feed(NamedTuple):
     notes: list[str]                                       # what a run should say of its data
 
 
-def open_feed(data: DataConfig, loop: LoopConfig, *, frames: int, seed: int, validation_clips: int) -> Feed:
+def open_feed(data: DataConfig, loop: LoopConfig, *, frames: int, seed: int, validation_clips: int,
+              shortest: int | None = None) -> Feed:
     """Open a dataset for training.
 
     Args:
         frames: of a training window; may span several clips.
+        shortest: frames of the windows where no video holds `frames`, as in a set of single images.
         validation_clips: windows drawn from the test side, or, where there is none, from the training videos.
     """
     check_batch(loop.batch_size, dist.world(), loop.micro_batch)  # before a source is opened
     source = open_source(data)
+    if shortest and shortest < frames and not _holds(source, (frames - 1) * data.stride + 1, data.on_error):
+        source.notes.append(f"no video has {frames} frames, so windows are of {shortest}: nothing is ever known around a clip")
+        frames = shortest
     clips = Clips.from_config(source, replace(data, frames=frames), seed=seed)
     batches = partial(_batches, clips, data, loop)
     validation, notes = _validation(data, source, frames, seed, validation_clips)
     return Feed(batches, validation, [f"{data.name} {data.split}: {len(source)} videos", *source.notes, *notes])
+
+
+def _holds(source: VideoSource, frames: int, on_error: str) -> bool:
+    """Whether any video is as long as that."""
+    for i in range(len(source)):
+        try:
+            if source.num_frames(i) >= frames:
+                return True
+        except ValueError:
+            if on_error == "raise":
+                raise
+    return False
 
 
 def _batches(clips: Clips, data: DataConfig, loop: LoopConfig, start: int, stop: int) -> Iterator[MicroBatches]:

@@ -97,19 +97,13 @@ def test_planes_are_packed_as_latents_are():
     assert torch.equal(pack(planes), mask_planes(known, SHAPE))
 
 
-def test_a_residual_network_starts_as_the_clip_before():
-    form = condition(mask=True, residual=True)
-    latents = torch.randn(2, 1, CHANNELS, SHAPE.total)
-    known = torch.ones(2, 1, FRAMES, dtype=torch.bool)
-    known[1, 0, -1] = False
-    base = form.base(Context(latents, known))
-    assert torch.equal(base[0], latents[0, 0])
-    assert base[1].count_nonzero() == 0  # a clip that is not all known is nothing to add to
-    assert form.base(None) == 0.0
-    with pytest.raises(ValueError, match="leaves out"):
-        condition(sees=["self"], residual=True)
+def test_a_residual_network_starts_as_the_filled_clip():
+    form, given = condition(sees=["past", "self"], mask=True, residual=True), context(2)
+    assert torch.equal(form.base(given), given.latents[:, 1])
+    assert form.base(None) == 0.0 and condition(sees=["past", "self"], mask=True).base(given) == 0.0
+    assert condition(sees=["past"], mask=True, residual=True).base(context(1)) == 0.0
 
 
 def test_a_residual_needs_x0():
     with pytest.raises(ValueError, match="parametrisation=x0"):
-        diffusion_config("condition.residual=true")
+        diffusion_config("condition={name: concat, sees: [past, self], mask: true, residual: true}")

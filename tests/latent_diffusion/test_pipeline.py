@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fakes import NextNet, fake_model, video
+from fakes import NearNet, NextNet, fake_model, video
 
 from latent_diffusion.pipeline import VideoDiffusion
 
@@ -124,3 +124,25 @@ def test_autocast_reaches_the_denoiser_and_only_it(model):
     seen.clear()
     model.generate(1, steps=1)
     assert seen == [False, False]
+
+
+def test_the_named_tasks_are_masks_of_one_and_the_same():
+    near = VideoDiffusion(fake_model(NearNet()))
+    frames = video(2, 10, (2, 2), 1)
+
+    def same(made, known):
+        mask = torch.zeros(made.shape[1], dtype=torch.bool)
+        mask[known] = True
+        assert torch.equal(made, near.complete(frames[:, :made.shape[1]], mask, steps=1))
+        return made
+
+    same(near.predict(frames[:, :3], 5, steps=1), [0, 1, 2])
+    held = same(near.interpolate(frames[:, :1], frames[:, 7:10], 6, steps=1), [0, 7, 8, 9])
+    assert torch.equal(held[:, :1], frames[:, :1]) and torch.equal(held[:, 7:], frames[:, 7:])
+    same(near.infill(frames, "0-1,-2", steps=1), [0, 1, 8])
+    same(near.infill(frames, [True] * 3 + [False] * 7, steps=1), [0, 1, 2])
+    same(near.predict_backward(frames[:, 7:], 7, steps=1), [7, 8, 9])
+    for wrong in (lambda: near.predict_backward(frames, 0), lambda: near.interpolate(frames, frames, 0),
+                  lambda: near.interpolate(frames, frames[:1], 2)):
+        with pytest.raises(ValueError, match=r"interpolate|predict_backward"):
+            wrong()

@@ -100,6 +100,14 @@ def test_a_unit_gaussian_keeps_its_spread(name, cfg):
 
 
 @each_sampler
+@pytest.mark.parametrize("cfg", [COSINE, FLOW, PVDM, ScheduleConfig("linear")], ids=lambda cfg: cfg.name)
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_few_steps_do_not_exaggerate(name, cfg, steps):
+    # The first level of a table is nearly pure noise: what is divided by its alpha there would be thrown far off.
+    assert deviation(SAMPLERS.get(name), sampling_levels(cfg, steps), std=0.3) < 0.33
+
+
+@each_sampler
 def test_the_result_is_a_function_of_the_draws(name):
     sample = partial(SAMPLERS.get(name), gaussian(0.3, 0.7), noise(2, 9), sampling_levels(COSINE, 8))
     assert torch.equal(sample(seeded_draw(1)), sample(seeded_draw(1)))
@@ -249,6 +257,28 @@ def test_multistep_weights_integrate_polynomials(order):
     for power in range(order):
         found = sum(weight * (-float(i)) ** power for i, weight in enumerate(ADAMS_BASHFORTH[order]))
         assert found == pytest.approx(1 / (power + 1))
+
+
+def exponential(x, level):
+    """At alpha = 1 the ODE is dx / dsigma = eps; here eps = x."""
+    return Denoised(x - level.sigma * x, x)
+
+
+def test_a_warm_up_step_of_pndm_is_runge_kuttas():
+    # On a linear ODE any four-stage method of fourth order gives the first five terms of the exponential.
+    x, step = noise(9), -0.4
+    levels = [Level(1.0, 0.9, 0.9), Level(1.0, 0.9 + step, 0.5)]
+    wanted = sum(step**power / math.factorial(power) for power in range(5))
+    torch.testing.assert_close(pndm(exponential, x, levels, seeded_draw()), x * wanted)
+
+
+def test_pndm_is_of_fourth_order_where_its_steps_are_straight():
+    x, errors = noise(9), []
+    for steps in (16, 32, 64):
+        levels = [Level(1.0, sigma, sigma) for sigma in torch.linspace(1.0, 0.2, steps + 1, dtype=torch.float64).tolist()]
+        errors.append((pndm(exponential, x, levels, seeded_draw()) - x * math.exp(-0.8)).abs().max())
+    for coarse, fine in pairwise(errors):
+        assert math.log2(coarse / fine) == pytest.approx(4, abs=0.4)
 
 
 @pytest.mark.parametrize("cfg", [COSINE, FLOW, ScheduleConfig("cosine", shift=3.0), ScheduleConfig("flow", shift=2.0)])

@@ -99,3 +99,16 @@ def test_sides_of_the_same_videos_are_told(tmp_path):
     assert not any("training videos too" in note for note in feed(data).notes)
     both = replace(data, options={"split": "all"})
     assert any("4 of the 4 test videos are training videos too" in note for note in feed(both).notes)
+
+
+def test_single_images_make_windows_of_one_frame_and_it_is_said(tmp_path):
+    data, loop = folder(tmp_path, [1, 1, 1], ("train", "test")), LoopConfig(batch_size=2)
+    got = open_feed(data, loop, frames=3, seed=0, validation_clips=2, shortest=1)
+    assert got.validation.shape[1] == 1 and any("windows are of 1" in note for note in got.notes)
+    (batch,), = got.batches(0, 1)
+    assert batch["frames"].shape[:2] == (2, 1)
+    with pytest.raises(ValueError, match="3 frames"):
+        open_feed(data, loop, frames=3, seed=0, validation_clips=2)
+    longer = folder(tmp_path / "longer", [1, 3], ("train", "test"))
+    with pytest.raises(ValueError, match="3 frames"):  # one video is long enough: the others are too short, as ever
+        next(open_feed(longer, LoopConfig(batch_size=2), frames=3, seed=0, validation_clips=1, shortest=1).batches(0, 1))
