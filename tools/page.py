@@ -19,7 +19,7 @@ from tools.files import write_text
 _IMAGES = {".gif": "image/gif", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
            ".webp": "image/webp", ".svg": "image/svg+xml"}
 _VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}
-_SMALL = 256  # small media are enlarged towards this width by a whole factor, so that pixels stay squares
+_SMALL = 420  # small media are enlarged towards this width by a whole factor, so that pixels stay squares
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fcfcfa; --ink: #1d1f21; --soft: #6b7075; --line: #dcdcd6; --card: #f3f3ef; }

@@ -64,7 +64,7 @@ def test_small_media_grow_by_a_whole_factor(tmp_path, frames):
     write_png(tmp_path / "large.png", np.zeros((300, 400, 3), np.uint8))
     small, large = Outline(written(tmp_path, Section("s", media=[("a", tmp_path / "small.png"),
                                                                  ("b", tmp_path / "large.png")]))).all("img")
-    assert int(small["width"]) == 240 and small["class"] == "pixels" and "width" not in large
+    assert int(small["width"]) == 408 and small["class"] == "pixels" and "width" not in large
 
 
 def test_needs_nothing_from_elsewhere(tmp_path):
