@@ -109,19 +109,19 @@ def test_options_of_plug_ins_are_free():
 
 
 def test_another_plug_in_comes_without_the_options_of_the_one_before(tmp_path):
-    assert load_config(DiffusionStageConfig, SECOND / "tiny.yaml").mask == {"name": "pvdm", "rate": 0.7}
+    assert load_config(DiffusionStageConfig, SECOND / "base.yaml").mask == {"name": "pvdm", "rate": 0.3}
     for overrides in (["mask.name=prefix"], ["mask={name: prefix}"]):
-        assert load_config(DiffusionStageConfig, SECOND / "tiny.yaml", {}, overrides).mask == {"name": "prefix"}
+        assert load_config(DiffusionStageConfig, SECOND / "base.yaml", {}, overrides).mask == {"name": "prefix"}
     for overrides in (["mask.name=other", "mask.rate=0.1"], ["mask.rate=0.1", "mask.name=other"]):
-        cfg = load_config(DiffusionStageConfig, SECOND / "tiny.yaml", {}, overrides)
+        cfg = load_config(DiffusionStageConfig, SECOND / "base.yaml", {}, overrides)
         assert cfg.mask == {"name": "other", "rate": 0.1}
-    assert load_config(DiffusionStageConfig, SECOND / "tiny.yaml", {}, ["mask.name=pvdm"]).mask["rate"] == 0.7
-    file = write(tmp_path, f"extends: {SECOND / 'tiny.yaml'}\nmask: {{name: none}}\n")
+    assert load_config(DiffusionStageConfig, SECOND / "base.yaml", {}, ["mask.name=pvdm"]).mask["rate"] == 0.3
+    file = write(tmp_path, f"extends: {SECOND / 'base.yaml'}\nmask: {{name: none}}\n")
     assert load_config(DiffusionStageConfig, file).mask == {"name": "none"}
 
 
 def test_a_configuration_is_frozen_and_plain_is_not_part_of_it():
-    cfg = load_config(DiffusionStageConfig, SECOND / "tiny.yaml")
+    cfg = load_config(DiffusionStageConfig, SECOND / "base.yaml")
     with pytest.raises(FrozenInstanceError):
         cfg.optim.lr = 1.0
     plain(cfg)["mask"]["name"] = "none"
