@@ -54,7 +54,7 @@ def plain_state(state: Mapping) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    return {re.sub(r"^(module\.)+", "", key): value for key, value in state.items() if isinstance(value, Tensor)}
+    return {re.sub(r"^(module\.)+", "", str(key)): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def is_pvdm_autoencoder(state: Mapping) -> bool:

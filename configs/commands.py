@@ -204,7 +204,7 @@ def readers(name: str) -> list[str]:
 
 TRAINING = "id seed resume init_from data data_path resolution frames workers batch_size steps scale_lr pretrain_config "
 SAMPLING = ("model first_model weights task num_videos samples_per_video frames known data data_path resolution scheme window "
-            "stride overlap sampler steps eta guidance starts batch_size seed out results no_border overrides ")
+            "stride schedule overlap sampler steps eta guidance guide starts batch_size seed out results no_border overrides ")
 
 COMMANDS: dict[str, Command] = {
     "first_stage": command("train the autoencoder (base_gan.yaml and --first_stage_folder: adversarially)", first_stage,
@@ -282,15 +282,22 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--input", "a video, an image or a folder of them, in place of --data; plan: the video that an adaptive scheme "
                         "looks at", metavar="PATH"),
         switch("--resize", "bring --input to the model's frame size"),
-        flag("--scheme", "how a long video is cut into windows (default autoreg)", default="autoreg"),
+        flag("--scheme", "how a long video is cut into windows (default autoreg); rollout.one_frame=true keeps one frame of "
+                         "each clip, rollout.init_prev_t=0.5 starts a clip from the one before, rollout.carry=false encodes "
+                         "what was decoded", default="autoreg"),
         flag("--window", "clips the network sees at once (default 2); plan: frames (default 20)", int),
         flag("--stride", "clips made at once (default 1); plan: frames (default half of --window)", int),
-        flag("--schedule", "windows in place of --scheme, as plan prints them", metavar="FILE"),
+        flag("--schedule", "windows in place of --scheme, as plan prints them (sampling counts in clips)", metavar="FILE"),
         switch("--just_visualise", "draw who observes whom to --out as well"),
         flag("--overlap", "frames that neighbouring clips share (default 0)", int),
-        flag("--sampler", "ddpm, ddim, dpmpp_2m, heun, pndm, flow_euler (default ddim)", default="ddim"),
+        flag("--sampler", "ddpm, ddim, dpmpp_2m, heun, pndm, flow_euler (default ddim); noise.temperature and "
+                          "noise.shared (between the clips of a video) change the noise that it starts from", default="ddim"),
         flag("--eta", "randomness of ddim, 0 to 1 (default 0)", float),
-        flag("--guidance", "w of (1 + w) eps(c) - w eps(0) (default 0)", float, default=0.0),
+        flag("--guidance", "w of (1 + w) eps(c) - w eps(0) (default 0); guidance.low and guidance.high bound the sigma / alpha "
+                           "where it acts, guidance.history=W guides by a share, guidance.fraction, of what is seen", float,
+             default=0.0),
+        flag("--guide", "a weaker model in the place of eps(0): an earlier or smaller one on the same autoencoder",
+             metavar="MODEL"),
         flag("--starts", "where in each video the windows begin, e.g. 0,8,16 (default: drawn by --seed, of --input 0)"),
         flag("--baseline", "sample: repeat_last, nearest or blend, from the --known frames in place of --model; reconstruct: "
                            "linear"),

@@ -1,8 +1,7 @@
 """Completing one batch of videos with the same known frames: slots, scheme, sampler, decoding."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,43 +10,21 @@ from autoencoder.border import paste_known
 from autoencoder.fill import fill_nearest
 from latent_diffusion.condition import OFFSETS, Context
 from latent_diffusion.denoiser import make_denoise
-from latent_diffusion.guidance import clamp_x0
+from latent_diffusion.distance import Observers, choose_distance, embedding
+from latent_diffusion.film import Film
+from latent_diffusion.gamma import shaped_draw, shaped_noise
+from latent_diffusion.guidance import Views, clamp_x0, steered
+from latent_diffusion.jobs import Job, finished, frames_around, make_jobs
+from latent_diffusion.masks import thinned
 from latent_diffusion.modelfile import DiffusionModel
-from latent_diffusion.samplers import SAMPLERS, evaluations
-from latent_diffusion.schedule import sampling_levels
-from latent_diffusion.schemes import plan
-from latent_diffusion.slots import make_grid
-from tools.rng import randn
+from latent_diffusion.process import Denoised
+from latent_diffusion.samplers import SAMPLERS, Denoiser
+from latent_diffusion.schedule import Level, sampling_levels
+from latent_diffusion.schemes import is_adaptive
+from latent_diffusion.settings import Settings
+from latent_diffusion.slot_noise import SlotNoise
+from tools.rng import numpy_rng
 from tools.video import to_clip, to_frames
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How videos are completed; see VideoDiffusion.complete."""
-    sampler: str | Mapping[str, Any] = "ddim"
-    steps: str = "50"
-    seed: int = 0
-    guidance: float = 0.0
-    scheme: str = "autoreg"
-    window: int = 2
-    stride: int = 1
-    overlap: int | None = None
-    spacing: str = "uniform"
-    border: bool = True
-    autocast: bool = False
-
-    def step_counts(self) -> tuple[str, str]:
-        """Sampler steps of a clip that nothing precedes, and of every other."""
-        counts = self.steps.split("/")
-        if len(counts) > 2 or not all(counts):
-            raise ValueError(f"steps={self.steps!r} is no number of steps; use 50, or 400/20 (first clip / each other)")
-        return counts[0], counts[-1]
-
-
-class Job(NamedTuple):
-    """One clip to be made."""
-    slot: int
-    informed: bool  # something that is finished by then is looked at
 
 
 class Edge(NamedTuple):
@@ -56,27 +33,17 @@ class Edge(NamedTuple):
     shown: Tensor  # as it is in the video, but not rounded: a change smaller than a grey level a clip must not stop
 
 
-class SlotNoise:
-    """Noise of one slot of each video: f(seed, video, sample, slot, evaluation), whatever the batch."""
-
-    def __init__(self, seed: int, ids: Sequence[tuple[int, int]], slot: int):
-        self.seed, self.ids, self.slot, self.evaluation = seed, ids, slot, 0
-
-    def __call__(self, like: Tensor) -> Tensor:
-        drawn = [randn(like.shape[1:], self.seed, "sample", video, sample, self.slot, self.evaluation)
-                 for video, sample in self.ids]
-        self.evaluation += 1
-        return torch.stack(drawn).to(like)
-
-
 class Completion:
     """Makes the unknown frames of a batch of videos that share their known frames.
+
+    It holds what a later clip may look at and nothing else, so that a scheme that goes forward takes the same memory for
+    a video of any length.
 
     Args:
         model: networks, on the device where they run.
         known: bool t.
         ids: (video, sample) of each row.
-        progress: called with evaluations x videos after each network call.
+        progress: called with evaluations x videos after each call of the (guided) network.
     """
 
     def __init__(self, model: DiffusionModel, settings: Settings, known: Tensor, ids: Sequence[tuple[int, int]],
@@ -86,151 +53,217 @@ class Completion:
         if self.frames and bool(known.all()):
             raise ValueError(f"all {self.frames} frames are known, so there is nothing to make; give fewer with --known")
         self.condition = model.net.condition
-        self.general = "self" in self.condition.sees  # sees which frames of a clip are finished
-        self._check_condition(known)
-        overlap = min(int(self.general), self.clip - 1) if settings.overlap is None else settings.overlap
-        self.grid = make_grid(self.frames, self.clip, overlap, whole=not self.general)
-        self.known = torch.cat([known, known.new_zeros(self.grid.frames - self.frames)])
+        check_guide(model, settings.guide)
+        self.grid, self.known, self.windows, self.jobs, self.last = make_jobs(self.condition, self.clip, known, settings)
         self.sampler = SAMPLERS.bind(settings.sampler)
-        self.jobs = list(self._plan())
-        self.levels = [sampling_levels(model.schedule, count, settings.spacing) for count in settings.step_counts()]
+        full = [sampling_levels(model.schedule, count, settings.spacing) for count in settings.step_counts()]
+        self.levels = {(informed, False): full[informed] for informed in (False, True)}
+        for job in self.jobs:
+            if job.follows:
+                self.levels[job.seen > 0, True] = settings.last_steps(full[job.seen > 0])
+        adaptive = settings.schedule is None and is_adaptive(settings.scheme)
+        self.distance = choose_distance(self.codec.size) if adaptive else None  # what an adaptive scheme compares clips by
+        nothing = torch.zeros(0, int(known.sum()), *self.codec.size, self.codec.config.in_channels, dtype=torch.uint8)
+        self._begin(nothing)
+
+    def _begin(self, given: Tensor) -> None:
+        self.film, self.done = Film(given, self.known[:self.frames]), self.known.clone()
         self.latents: dict[int, Tensor] = {}    # by first frame, of finished clips: sampled ones, or the encoded given ones
         self.edges: dict[int, Edge] = {}        # of first and last frames of made clips, where the next ones meet them
+        self.before: Tensor | None = None       # the latent sampled last
+        self.observers: Observers | None = None
+        self.observed: list[list[int]] = []     # what the window in progress observes, of each video
+        self._window = -1
+        if self.distance and len(given):
+            done = [slot for slot in range(self.grid.count) if self.known[list(self.grid.span(slot))].all()]
+            self.observers = Observers(self.settings, self.grid.count, done, len(given), self._middle,
+                                       embedding(self.distance, self.codec.device))
 
-    def _check_condition(self, known: Tensor) -> None:
-        """Refuse what the model cannot look at: the whole clip before the one that it makes, or nothing at all."""
-        t, sees = self.clip, self.condition.sees
-        if self.general:
-            return
-        if sees not in ((), ("past",)):
-            raise ValueError(f"this model looks at {', '.join(sees)} of a clip; videos are made only with models that look at "
-                             "nothing (condition.sees=[]), the clip before (past) or at the clip itself, too (self)")
-        if self.settings.overlap:
-            raise ValueError(f"--overlap {self.settings.overlap} needs a model that sees which frames of a clip are finished "
-                             "(condition.sees with self); this one would make them again, differently: leave --overlap out")
-        given = known.nonzero().flatten().tolist()
-        if not sees and given:
-            raise ValueError("this model was trained without a condition, it can only generate; use --task generate")
-        if not sees and self.frames > t:
-            raise ValueError(f"this model was trained without a condition, it cannot continue its clips of {t} frames, "
-                             f"got --frames {self.frames}; give --frames {t} or fewer")
-        prefix = given == list(range(len(given)))
-        if not prefix or len(given) % t:
-            shown = f"{given[0]}-{given[-1]}" if prefix else ",".join(map(str, given[:8]))
-            raise ValueError(f"this model looks at the whole clip before, so the known frames must be the first {t}, {2 * t}, "
-                             f"... of the video, got {shown}; give --known 0-{t - 1}, or a model whose condition sees more")
+    def _middle(self, slot: int, row: int) -> Tensor:
+        return self.film.frames[self.grid.starts[slot] + self.clip // 2][row]
 
-    def _plan(self) -> Iterator[Job]:
-        """Clips in the order in which they are made."""
-        done = self.known.clone()
-        finished = [slot for slot in range(self.grid.count) if done[list(self.grid.span(slot))].all()]
-        for window in plan(self.settings.scheme, self.grid.count, finished, window=self.settings.window,
-                           stride=self.settings.stride):
-            seen = set(window.observed)
-            for slot in window.target:  # the condition takes one at a time; those made before it are seen by it
-                if not self.general and slot and slot - 1 not in seen:
-                    raise ValueError(f"scheme {self.settings.scheme!r} with window={self.settings.window} makes clip {slot} "
-                                     "without the one before it, which is all that this model looks at; use autoreg with "
-                                     "a window of 2 or more")
-                span = list(self.grid.span(slot))
-                if not done[span].all():  # clips that overlap it may have made all of its frames
-                    yield Job(slot, bool(self._seen(slot, done).any()))
-                    done[span] = True
-                seen.add(slot)
+    # --- counting --------------------------------------------------------------------------------------------
 
     def evaluations(self) -> int:
-        """Network evaluations for one video, guidance not counted twice."""
-        sampler = self.settings.sampler
-        options = {"name": sampler} if isinstance(sampler, str) else dict(sampler)
-        return sum(evaluations(steps=len(self.levels[job.informed]) - 1, **options) for job in self.jobs)
+        """Calls of the denoiser for one video, guidance not counted twice."""
+        return self._count()[0]
 
-    @torch.no_grad()
+    def network_evaluations(self) -> int:
+        """Forward passes of a network for one video, those of guidance counted where it is in force."""
+        return self._count()[1]
+
+    def _count(self) -> tuple[int, int]:
+        """Run the sampler on nothing, with networks that only count; jobs that are alike once."""
+        found: dict[tuple, tuple[int, int]] = {}
+        total = [0, 0]
+        for job in self.jobs:
+            key = (job.seen > 0, job.follows, self._hides(job))
+            if key not in found:
+                calls = [0, 0]
+
+                def counter(which: int, calls: list[int] = calls) -> Denoiser:
+                    def denoise(x: Tensor, level: Level) -> Denoised:
+                        calls[which] += 1
+                        return Denoised(x, x)
+                    return denoise
+
+                nets = {name: counter(1) for name in ("full", "nothing", "part", "weak")}
+                steer = self._steered(job, nets.__getitem__)
+                whole = counter(0)
+                self.sampler(lambda x, level, steer=steer, whole=whole: (whole(x, level), steer(x, level))[1],
+                             torch.zeros(()), self.levels[job.seen > 0, job.follows], torch.zeros_like)
+                found[key] = (calls[0], calls[1])
+            total = [sum(pair) for pair in zip(total, found[key])]
+        return total[0], total[1]
+
+    # --- making ----------------------------------------------------------------------------------------------
+
     def run(self, video: Tensor) -> Tensor:
         """Return uint8 b t h w c with every frame made (`video`: the same, looked at where known)."""
-        device = self.codec.device
-        out = torch.zeros(len(video), self.grid.frames, *video.shape[2:], dtype=torch.uint8)
-        out[:, :self.frames] = video
-        done = self.known.clone()
-        for slot, informed in self.jobs:
-            span = self.grid.span(slot)
-            context = self._context(slot, out, done) if informed else None
-            latent = self._sample(slot, context, len(video), device)
-            clip = self._decode(slot, latent, out, done)
-            new = [i for i in span if not done[i]]
-            out[:, new] = to_frames(clip[:, :, [i - span.start for i in new]]).cpu()
-            if not done[list(span)].any():  # else the slot's frames are not all its own
-                self.latents[span.start] = latent
-            done[list(span)] = True
-        return out[:, :self.frames]
+        out, at = torch.empty_like(video), 0
+        for piece in self.pieces(video[:, self.known[:self.frames]]):
+            out[:, at:at + piece.shape[1]] = piece
+            at += piece.shape[1]
+        return out
 
-    def _seen(self, slot: int, done: Tensor) -> Tensor:
-        """Which frames the condition is shown around a slot, bool k t: what is finished there."""
-        starts = [self.grid.starts[slot] + OFFSETS[place] * self.clip for place in self.condition.sees]
-        frames = torch.tensor(starts, dtype=torch.long)[:, None] + torch.arange(self.clip)
-        return self._finished(frames, done)
+    @torch.no_grad()
+    def pieces(self, given: Tensor) -> Iterator[Tensor]:
+        """Yield finished frames in their order, uint8 b t h w c of up to a clip, as soon as those before them are.
 
-    @staticmethod
-    def _finished(frame: Tensor, done: Tensor) -> Tensor:
-        """Which of these frames are finished; what lies outside of the video is not."""
-        return done[frame.clamp(0, len(done) - 1)] & (frame >= 0) & (frame < len(done))
+        Args:
+            given: uint8 b k h w c, the known frames alone.
+        """
+        self._begin(given)
+        told = 0
+        for number in range(-1, len(self.jobs)):
+            if number >= 0:
+                self._make(self.jobs[number])
+            while told < self.frames and self.done[told]:
+                left = self.done[told:min(told + self.clip, self.frames)].tolist()
+                count = left.index(False) if False in left else len(left)
+                yield self.film.stretch(range(told, told + count))
+                told += count
+            self._forget(number, told)
 
-    def _context(self, slot: int, out: Tensor, done: Tensor) -> Context:
+    def _forget(self, number: int, told: int) -> None:
+        """Drop what no job after this one looks at, frames only once they are told."""
+        alive = self.last > number
+        self.latents = {start: latent for start, latent in self.latents.items() if alive[start]}
+        self.edges = {frame: edge for frame, edge in self.edges.items() if alive[frame]}
+        self.film.drop(lambda frame: not alive[frame] and not told <= frame < self.frames)
+
+    def _make(self, job: Job) -> None:
+        span = self.grid.span(job.slot)
+        if self.observers and job.window != self._window:
+            for window in self.windows[self._window + 1:job.window + 1]:
+                self.observed = self.observers.next(window)
+            self._window = job.window
+        latent = self._sample(job)
+        new = [frame for frame in span if not self.done[frame]][:job.keep]
+        clip = self._decode(job, latent, new)
+        self.film.put(new, to_frames(clip[:, :, [frame - span.start for frame in new]]).cpu())
+        if self.settings.carry and len(new) == self.clip:  # else the slot's frames are not all its own
+            self.latents[span.start] = latent
+        self.before = latent if self.settings.init_prev_t is not None else None
+        self.done[new] = True
+
+    def _context(self, slot: int, done: Tensor) -> Context:
         """What is finished around a slot; zeros in place of clips of which nothing is."""
-        context = self.condition.nothing(len(out), self.codec.device)
-        context.known[:] = self._seen(slot, done).to(context.known.device)
+        context = self.condition.nothing(len(self.film), self.codec.device)
+        first = self.grid.starts[slot]
+        context.known[:] = finished(frames_around(self.condition, first, self.clip), done).to(context.known.device)
         for k, place in enumerate(self.condition.sees):
-            start = self.grid.starts[slot] + OFFSETS[place] * self.clip
             around = self.condition.around if place == "self" else range(1)
-            latent = self._observed(start, out, done, around)
+            latent = self._observed(first + OFFSETS[place] * self.clip, done, around)
             context.latents[:, k] = 0.0 if latent is None else latent
         return context
 
-    def _observed(self, start: int, out: Tensor, done: Tensor, around: range = range(1)) -> Tensor | None:
+    def _observed(self, start: int, done: Tensor, around: range = range(1)) -> Tensor | None:
         """Latent of the clip at `start`, its unfinished frames filled from the clips `around` it; None without any.
 
         A clip that was sampled keeps its own latent.
         """
-        if start in self.latents:
+        if start in self.latents and bool(done[start:start + self.clip].all()):
             return self.latents[start]
         frame = torch.arange(start + around.start * self.clip, start + around.stop * self.clip)
-        known = self._finished(frame, done)
+        known = finished(frame, done)
         if not known.any():
             return None
-        stretch = to_clip(out[:, frame.clamp(0, out.shape[1] - 1)].to(self.codec.device))
-        filled = fill_nearest(stretch, known.expand(len(out), -1).to(stretch.device))
+        stretch = to_clip(self.film.stretch(frame.tolist()).to(self.codec.device))
+        filled = fill_nearest(stretch, known.expand(len(stretch), -1).to(stretch.device))
         first = -around.start * self.clip
         latent = self.codec.encode(filled[:, :, first:first + self.clip])
         if known.all():
             self.latents[start] = latent
         return latent
 
-    def _sample(self, slot: int, context: Context | None, batch: int, device: torch.device) -> Tensor:
-        noise = SlotNoise(self.settings.seed, self.ids, slot)
-        like = torch.empty(batch, self.codec.channels, self.codec.shape.total, device=device)
-        levels = self.levels[context is not None]
-        denoise = make_denoise(self.model.net, self.model.process.parametrisation, context, self.settings.guidance,
-                               self.settings.autocast)
+    def _hides(self, job: Job) -> int:
+        """How many of the finished frames that a clip is shown its weaker view hides."""
+        return round((1 - self.settings.history_fraction) * job.seen) if self.settings.history_guidance else 0
+
+    def _thinned(self, job: Job) -> Tensor:
+        """What is finished but for the hidden part of a slot's history, the same for all videos."""
+        frame = frames_around(self.condition, self.grid.starts[job.slot], self.clip)
+        rng = numpy_rng(self.settings.seed, "history", job.slot)
+        shown = finished(frame, self.done)
+        left = thinned(shown.flatten(), 1 - self.settings.history_fraction, rng.random).view_as(shown)
+        done = self.done.clone()
+        done[frame[shown & ~left]] = False
+        return done
+
+    def _steered(self, job: Job, view: Callable[[str], Denoiser]) -> Denoiser:
+        """The guided denoiser of a clip from its views by name, of which it takes those that it needs."""
+        settings, hidden = self.settings, self._hides(job)
+        nothing = view("nothing")
+        full = view("full") if job.seen else nothing
+        part = nothing if hidden == job.seen else view("part") if hidden else full
+        weak = view("weak") if settings.guide is not None else nothing
+        low, high = settings.interval or (0.0, None)
+        return steered(Views(full, nothing, part, weak), settings.guidance, settings.history_guidance, low,
+                       float("inf") if high is None else high)
+
+    def _view(self, job: Job, name: str, shown: Context | None) -> Denoiser:
+        """The network as it sees the clip: all that is finished around it, nothing of it, a part, or a weaker network."""
+        model = self.settings.guide if name == "weak" else self.model
+        if name == "nothing" or not model.net.condition.sees:
+            shown = None
+        elif name == "part":
+            shown = self._context(job.slot, self._thinned(job))
+        return make_denoise(model.net, model.process.parametrisation, shown, autocast=self.settings.autocast)
+
+    def _sample(self, job: Job) -> Tensor:
+        settings, batch = self.settings, len(self.film)
+        shown = self._context(job.slot, self.done) if job.seen else None
+        denoise = self._steered(job, lambda name: self._view(job, name, shown))
         if self.codec.limits is not None:
             denoise = clamp_x0(denoise, *self.codec.limits)
-        start = levels[0].sigma * noise(like)
-        return self.sampler(self._counted(denoise, batch), start, levels, noise)
+        noise = SlotNoise(settings.seed, self.ids, job.slot)
+        like = torch.empty(batch, self.codec.channels, self.codec.shape.total, device=self.codec.device)
+        levels = self.levels[job.seen > 0, job.follows]
+        drawn = shaped_noise(noise.start(like, settings.temperature, settings.shared_noise), levels[0], self.model.process)
+        start = levels[0].sigma * drawn
+        if job.follows:
+            start = start + levels[0].alpha * self.before
+        return self.sampler(self._counted(denoise, batch), start, levels, shaped_draw(noise, levels, self.model.process))
 
-    def _counted(self, denoise, batch: int):
-        def counted(x, level):
+    def _counted(self, denoise: Denoiser, batch: int) -> Denoiser:
+        def counted(x: Tensor, level: Level) -> Denoised:
             result = denoise(x, level)
             if self.progress:
                 self.progress(batch)
             return result
         return counted
 
-    def _decode(self, slot: int, latent: Tensor, out: Tensor, done: Tensor) -> Tensor:
+    # --- decoding --------------------------------------------------------------------------------------------
+
+    def _decode(self, job: Job, latent: Tensor, new: Sequence[int]) -> Tensor:
         """Decode a slot and give it the detail of the finished frames within it, or else of those on either side."""
-        span = self.grid.span(slot)
+        span, done = self.grid.span(job.slot), self.done
         plain = self.codec.decode(latent)  # b c t h w
         if not self.settings.border:
             return plain
-        before, after = self._edge(span.start - 1, span.start, out, done), self._edge(span.stop, span.stop - 1, out, done)
-        inside = Edge(plain, to_clip(out[:, span.start:span.stop].to(plain.device)))
+        before, after = self._edge(span.start - 1, span.start), self._edge(span.stop, span.stop - 1)
+        inside = Edge(plain, to_clip(self.film.stretch(span).to(plain.device)))
         parts = [part for part in (before, inside, after) if part]
         first, end = int(before is not None), int(after is not None)
         known = torch.cat([done.new_ones(first), done[list(span)], done.new_ones(end)])
@@ -239,16 +272,40 @@ class Completion:
             stretch, given = (torch.cat(frames, 2) for frames in zip(*parts))
             shown = paste_known(stretch, given, known.expand(len(plain), -1).to(plain.device))[:, :, first:first + self.clip]
         for frame, i in ((span.start, 0), (span.stop - 1, self.clip - 1)):
-            self.edges[frame] = Edge(plain[:, :, i:i + 1], shown[:, :, i:i + 1].clamp(-1, 1))
+            if done[frame] or frame in new:
+                self.edges[frame] = _edge_at(plain, shown.clamp(-1, 1), i)
         return shown
 
-    def _edge(self, frame: int, beside: int, out: Tensor, done: Tensor) -> Edge | None:
+    def _edge(self, frame: int, beside: int) -> Edge | None:
         """The finished frame before or after a slot, whose frame `beside` it is not finished yet."""
-        if not 0 <= frame < len(done) or not done[frame] or done[beside]:
+        if not 0 <= frame < len(self.done) or not self.done[frame] or self.done[beside]:
             return None
         if frame not in self.edges:  # of a given clip
             start = frame + 1 - self.clip if frame < beside else frame
-            plain = self.codec.decode(self._observed(start, out, done))
+            plain = self.codec.decode(self._observed(start, self.done))
             i = frame - start
-            self.edges[frame] = Edge(plain[:, :, i:i + 1], to_clip(out[:, frame:frame + 1].to(plain.device)))
+            shown = to_clip(self.film.stretch([frame]).to(plain.device))
+            self.edges[frame] = Edge(plain[:, :, i:i + 1].clone(), shown)
         return self.edges[frame]
+
+
+def _edge_at(plain: Tensor, shown: Tensor, i: int) -> Edge:
+    return Edge(*(clip[:, :, i:i + 1].clone() for clip in (plain, shown)))  # not views, which would keep whole clips
+
+
+def check_guide(model: DiffusionModel, guide: DiffusionModel | None) -> None:
+    """A weaker model guides in the same latents, at the same levels and from the same view."""
+    if guide is None:
+        return
+    for what, mine, other in (("autoencoder", model.codec.weights_hash, guide.codec.weights_hash),
+                              ("latent", (model.codec.shape, model.codec.channels), (guide.codec.shape, guide.codec.channels)),
+                              ("frames of a clip", model.codec.frames, guide.codec.frames),
+                              ("schedule", model.schedule, guide.schedule)):
+        if mine != other:
+            raise ValueError(f"--guide {guide.file} is no weaker version of the model: its {what} is {other}, the model's "
+                             f"{mine}; give an earlier or smaller model that was trained on the same autoencoder and schedule")
+    if guide.net.condition.sees not in ((), model.net.condition.sees):
+        raise ValueError(f"--guide {guide.file} looks at {', '.join(guide.net.condition.sees)} of a clip, the model at "
+                         f"{', '.join(model.net.condition.sees) or 'nothing'}; give a guide that looks at the same, or at "
+                         "nothing")
+

@@ -1,4 +1,4 @@
-"""How the network sees what is known: from (frames, mask) to its input."""
+"""How the network sees what is known: from (frames, mask) to its input, or to its normalisations."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,11 +8,12 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from autoencoder.planes import PlaneShape
+from latent_diffusion.modulation import HintSpec
 from tools.registry import Registry
 
 CONDITIONS = Registry("condition")  # classes: cls(shape, channels, frames, *, options)
 
-OFFSETS = {"past": -1, "self": 0, "future": 1}  # neighbours of a target clip, in clips
+OFFSETS = {"anchor": -2, "past": -1, "self": 0, "future": 1}  # neighbours of a target clip, in clips
 
 
 class Context(NamedTuple):
@@ -20,6 +21,7 @@ class Context(NamedTuple):
     latents: Tensor  # b k c n: of the observed frames, missing ones filled from the nearest; zero where none is. Those of
     #                  the clip itself are filled from all that is looked at, so that it holds the nearest frame still
     known: Tensor    # b k f bool: which of the clip's frames were observed
+    level: Tensor | float = 0.0  # b k, or one for all: sigma of the noise in the latents (see Condition.noised), 0 = clean
 
 
 def mask_planes(known: Tensor, shape: PlaneShape) -> Tensor:
@@ -33,25 +35,30 @@ def mask_planes(known: Tensor, shape: PlaneShape) -> Tensor:
                      dim=-1)
 
 
-@CONDITIONS.register("concat")
-class Concat(nn.Module):
-    """One target clip at a time; the latents of what is observed around it join it on the channels.
+class Condition(nn.Module):
+    """One target clip at a time, and the latents of what is observed around it.
 
-    With sees=("past",) and mask=False it is PVDM's condition, the one that its released weights need: a zero latent
-    says that nothing is known.
+    The target is always the whole clip, frames that are given in it included: they are noised and bear loss like the
+    others. So a model that predicts all frames of a window, known ones too (MCVD's output_all_frames), is the one that
+    looks at nothing but the clip itself (sees=["self"]). Of known neighbouring clips nothing is predicted: they are
+    given whole, and copying them teaches nothing.
 
     Args:
         shape, channels: of the latent.
         frames: of a clip.
-        sees: which of the clip before ("past"), the clip itself ("self") and the one after ("future") are looked at.
+        sees: which of the clips before ("anchor", two before, and "past"), the clip itself ("self") and the one after
+            ("future") are looked at.
         mask: say which frames were observed, by a mask plane for each place and by `bits`, so that "nothing is known" is
             not mistaken for a latent of zeros. Whatever sees more than the clip before needs it.
         residual: the network's x0 is what it adds to the filled latent of the clip itself, so that what stands still is
-            there from the first update on (nothing, if it is not seen); only for process.parametrisation=x0.
+            there from the first update on (nothing, if it is not seen); only for process.parametrisation=x0. A noisy
+            context (see `noised`) is added as it is seen.
+        null: where nothing is known, show a learned latent (one vector for each place and plane), not zeros.
+        history: tell the network how noisy the latents are that it is shown (see `noised`), by an embedding for each place.
     """
 
-    def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str] = ("past",),
-                 mask: bool = False, residual: bool = False):
+    def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str], mask: bool, residual: bool,
+                 null: bool, history: bool):
         super().__init__()
         for place in sees:
             if place not in OFFSETS:
@@ -59,13 +66,26 @@ class Concat(nn.Module):
         if set(sees) - {"past"} and not mask:
             raise ValueError(f"condition.sees={list(sees)} can be known in part, so the network must be told what is; "
                              "set condition.mask=true")
-        self.shape, self.channels, self.frames, self.mask = shape, channels, frames, mask
+        if "anchor" in sees and "past" not in sees:
+            raise ValueError(f"condition.sees={list(sees)} has a gap between the anchor and the clip; add past")
+        if null and not (mask and sees):
+            raise ValueError("condition.null=true needs condition.mask=true, and something in condition.sees")
+        if history and not sees:
+            raise ValueError("condition.history=true needs something in condition.sees that can be noisy")
+        self.shape, self.channels, self.frames, self.mask, self.history = shape, channels, frames, mask, history
         self.residual = residual and "self" in sees
         self.sees = tuple(place for place in OFFSETS if place in sees)  # in the order of time
+        self.null = nn.Parameter(torch.zeros(len(sees), channels, 3)) if null else None  # k c, and which plane
 
     @property
     def in_channels(self) -> int:
-        return self.channels + len(self.sees) * (self.channels + self.mask)
+        """Of the network's input."""
+        return self.channels
+
+    @property
+    def hint_spec(self) -> HintSpec | None:
+        """How it joins the network's normalisations, if it does."""
+        return None
 
     @property
     def bits(self) -> int:
@@ -94,14 +114,89 @@ class Concat(nn.Module):
         return Context(torch.zeros(batch, k, self.channels, self.shape.total, device=device),
                        torch.zeros(batch, k, self.frames, dtype=torch.bool, device=device))
 
+    def absent(self, known: Tensor) -> Tensor:
+        """In which places nothing is there to be seen: b k f -> b k. The clip itself is filled from all the others."""
+        absent = ~known.any(-1)
+        if "self" in self.sees:
+            absent[:, self.sees.index("self")] = absent.all(-1)
+        return absent
+
+    def noised(self, context: Context, level: Tensor | float, noise: Tensor) -> Context:
+        """The same with its latents o made noisy, sqrt(1 - s^2) o + s noise, and told so; absent ones stay as they are.
+
+        It keeps long rollouts from relying on the errors of what they made, and is the weaker condition that history
+        guidance needs. MCVD's noise_in_cond ties s to the level of the target; here it has a level of its own.
+
+        Args:
+            level: s in 0..1, float or b k.
+            noise: b k c n, standard normal; drawn once for a clip and not for each evaluation.
+        """
+        if context.latents.shape[1] and not self.history:
+            raise ValueError("this model is not told how noisy its context is; train one with condition.history=true")
+        level = torch.as_tensor(level, dtype=torch.float32, device=context.latents.device)
+        if not bool(((level >= 0) & (level <= 1)).all()):
+            raise ValueError(f"the level of history noise lies in 0..1, got {level.min().item():g} to {level.max().item():g}")
+        level = level.expand(context.latents.shape[:2]).masked_fill(self.absent(context.known), 0.0)
+        s = level[:, :, None, None].to(context.latents)
+        return context._replace(latents=(1 - s**2).sqrt() * context.latents + s * noise, level=level)
+
+    def levels(self, context: Context) -> Tensor:
+        """Noise of each place, b k."""
+        latents = context.latents
+        return torch.as_tensor(context.level, dtype=torch.float32, device=latents.device).expand(latents.shape[:2])
+
     def base(self, context: Context | None) -> Tensor | float:
         """What the network's output is added to, b c n: the clip with all its frames filled in, or nothing."""
         return context.latents[:, self.sees.index("self")] if self.residual and context else 0.0
 
+    def observed(self, context: Context) -> Tensor:
+        """The latents with null tokens and mask planes, b k (c, c + 1) n."""
+        latents = context.latents
+        if self.null is not None:
+            counts = torch.tensor(self.shape.sizes, device=latents.device)
+            token = self.null.repeat_interleave(counts, dim=-1, output_size=self.shape.total).to(latents)  # k c n
+            latents = torch.where(self.absent(context.known)[:, :, None, None], token, latents)
+        if self.mask:
+            latents = torch.cat([latents, mask_planes(context.known, self.shape)[:, :, None].to(latents)], dim=2)
+        return latents
+
+    def beside(self, context: Context) -> Tensor | None:
+        """Channels that join the noisy latent, b c n, if any do."""
+        return None
+
+    def hint(self, context: Context) -> Tensor | None:
+        """What joins the network's normalisations, b f n, if anything does."""
+        return None
+
     def forward(self, z: Tensor, context: Context | None) -> Tensor:
         """Join a noisy latent (b c n) and its context to the network's input (b in_channels n)."""
-        context = context or self.nothing(len(z), z.device)
-        observed = context.latents
-        if self.mask:
-            observed = torch.cat([observed, mask_planes(context.known, self.shape)[:, :, None].to(observed)], dim=2)
-        return torch.cat([z, rearrange(observed, "b k c n -> b (k c) n").to(z)], dim=1)
+        beside = self.beside(context or self.nothing(len(z), z.device))
+        return z if beside is None else torch.cat([z, beside.to(z)], dim=1)
+
+
+@CONDITIONS.register("concat")
+class Concat(Condition):
+    """What is observed joins the noisy latent on the channels.
+
+    With sees=("past",) and mask=False it is PVDM's condition, the one that its released weights need: a zero latent
+    says that nothing is known. Args: see Condition.
+    """
+
+    def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str] = ("past",),
+                 mask: bool = False, residual: bool = False, null: bool = False, history: bool = False):
+        super().__init__(shape, channels, frames, sees=sees, mask=mask, residual=residual, null=null, history=history)
+
+    @property
+    def in_channels(self) -> int:
+        return self.channels + len(self.sees) * (self.channels + self.mask)
+
+    def beside(self, context: Context) -> Tensor:
+        return rearrange(self.observed(context), "b k c n -> b (k c) n")
+
+
+def check_width(dim: int) -> None:
+    if dim < 1:
+        raise ValueError(f"condition.dim must be at least 1, got {dim}")
+
+
+from latent_diffusion import implicit, spade  # noqa: E402, F401  (they register themselves; CONDITIONS must exist)

@@ -16,10 +16,23 @@ from tools.optim import OptimConfig
 
 
 @dataclass(frozen=True)
+class HistoryNoiseConfig:
+    """Noise in what is observed (see Condition.noised), of which the network is told; needs condition.history=true."""
+    sigma: float = 0.0              # the largest; each place of a noisy sample gets its own, uniform from 0
+    rate: float = 0.5               # share of samples that are noisy; the others are clean
+
+    def __post_init__(self):
+        if not 0 <= self.sigma <= 1 or not 0 < self.rate <= 1:
+            raise ValueError(f"train.history_noise needs sigma in 0..1 and rate in 0..1 but not 0, got {self.sigma} and "
+                             f"{self.rate}; sigma=0 is none")
+
+
+@dataclass(frozen=True)
 class DiffusionTrainConfig:
     """How the diffusion model is trained, beside its process."""
     flip: float = 0.0               # probability of a horizontal flip of a window
     shift: int = 0                  # largest random translation of a window, in pixels
+    history_noise: HistoryNoiseConfig = field(default_factory=HistoryNoiseConfig)
     autocast: str = "none"          # none | bf16: precision of the forward pass
     validation_clips: int = 32
     sample_steps: int = 20          # of the samples that loop.sample_every writes
@@ -55,6 +68,9 @@ class DiffusionStageConfig:
         self.process.check(self.schedule)
         if self.condition.get("residual") and self.process.parametrisation != "x0":
             raise ValueError(f"condition.residual needs process.parametrisation=x0, got {self.process.parametrisation}")
+        if bool(self.condition.get("history")) != (self.train.history_noise.sigma > 0):
+            raise ValueError(f"condition.history={bool(self.condition.get('history'))} and train.history_noise.sigma="
+                             f"{self.train.history_noise.sigma} contradict each other: set both, or neither")
 
     @staticmethod
     def settle(merged: DictConfig) -> DictConfig:

@@ -1,7 +1,7 @@
 """The trained network with its condition, and how it becomes the `denoise` that samplers call."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,22 @@ from torch import Tensor, nn
 from autoencoder.planes import PlaneShape
 from latent_diffusion.condition import CONDITIONS, Context
 from latent_diffusion.guidance import classifier_free
+from latent_diffusion.modulation import Hint
 from latent_diffusion.process import Denoised, ProcessConfig, to_denoised
 from latent_diffusion.samplers import Denoiser
 from latent_diffusion.schedule import Level, ScheduleConfig, level_at
+from latent_diffusion.sheets import time_features
 from latent_diffusion.unet import PlanesUNet, UNetConfig
+
+LEVEL_FEATURES = 32  # of the history noise of each place
+
+
+class Prepared(NamedTuple):
+    """All that the network takes from a context: what does not depend on x or t, made once for all evaluations."""
+    base: Tensor | float   # that the output is added to
+    beside: Tensor | None  # b c n: channels beside x
+    extra: Tensor | None   # b e: added to the embedding of t
+    hint: Hint | None      # in the normalisations
 
 
 class LatentDenoiser(nn.Module):
@@ -29,17 +41,36 @@ class LatentDenoiser(nn.Module):
                  frames: int):
         super().__init__()
         self.condition = CONDITIONS.bind(condition)(shape, channels, frames)
-        self.unet = PlanesUNet(unet, shape, channels, self.condition.in_channels)
+        self.unet = PlanesUNet(unet, shape, channels, self.condition.in_channels, self.condition.hint_spec)
         self.shape, self.channels, self.frames = shape, channels, frames
-        self.mask_embed = _silent_mlp(self.condition.bits, self.unet.emb_dim) if self.condition.bits else None
+        emb, places = self.unet.emb_dim, len(self.condition.sees)
+        self.mask_embed = _silent_mlp(self.condition.bits, emb) if self.condition.bits else None
+        self.level_embed = _silent_mlp(places * LEVEL_FEATURES, emb) if self.condition.history else None
 
-    def forward(self, z: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, context: Context | Prepared | None = None) -> Tensor:
         """Args: z: b c n; t: b, what the schedule calls the level; context: None = nothing is known."""
-        extra = None
+        seen = context if isinstance(context, Prepared) else self.prepare(context, z)
+        x = z if seen.beside is None else torch.cat([z, seen.beside], dim=1)
+        return seen.base + self.unet(x, t, seen.extra, seen.hint)
+
+    def prepare(self, context: Context | None, like: Tensor, keep: bool = False) -> Prepared:
+        """What `forward` makes of a context first; with `keep` also all that the blocks will make of it.
+
+        Args:
+            like: has the batch size, device and type of the z to come.
+        """
+        base = self.condition.base(context)
+        context = context or self.condition.nothing(len(like), like.device)
+        extra = []
         if self.mask_embed is not None:
-            seen = context or self.condition.nothing(len(z), z.device)
-            extra = self.mask_embed(seen.known.flatten(1).to(z.dtype))
-        return self.condition.base(context) + self.unet(self.condition(z, context), t, extra)
+            extra.append(self.mask_embed(context.known.flatten(1).to(like.dtype)))
+        if self.level_embed is not None:
+            levels = self.condition.levels(context)  # b k
+            features = time_features(1000 * levels.flatten(), LEVEL_FEATURES).unflatten(0, levels.shape)
+            extra.append(self.level_embed(features.flatten(1).to(like.dtype)))
+        beside, hint = self.condition.beside(context), self.condition.hint(context)
+        return Prepared(base, None if beside is None else beside.to(like), sum(extra) if extra else None,
+                        None if hint is None else self.unet.read_hint(hint.to(like), keep))
 
 
 def _silent_mlp(inputs: int, width: int) -> nn.Sequential:
@@ -60,11 +91,16 @@ def make_denoise(net: LatentDenoiser, parametrisation: str, context: Context | N
         autocast: run the network in bfloat16.
     """
     def denoiser(seen: Context | None) -> Denoiser:
+        prepared: Context | Prepared | None = None
+
         @torch.no_grad()
         def denoise(x: Tensor, level: Level) -> Denoised:
+            nonlocal prepared
             t = torch.full((len(x),), float(level.t), device=x.device)
             with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-                output = net(x, t, seen)
+                if prepared is None:  # once for all levels
+                    prepared = net.prepare(seen, x, keep=True) if isinstance(net, LatentDenoiser) else seen
+                output = net(x, t, prepared)
             return to_denoised(output.float(), x, level, parametrisation)
         return denoise
 

@@ -13,6 +13,9 @@ from tools.registry import nearest
 def run(*, real: str | None, fake: str | None, metrics: str, protocol: str, known_frames: str, batch_size: int | None,
         resolution: int | None, out: str | None, model: str | None, data: str | None, **sampling: Any) -> None:
     """Compare --real DIR with --fake DIR, or sample --model RUN on --data NAME and compare that with the truth."""
+    for flag, value in (("batch_size", batch_size), ("resolution", resolution)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{flag} must be at least 1, got {value}")
     if model:
         if real or fake:
             raise ValueError("--exp evaluate takes --real and --fake, or --model and --data, not both")

@@ -93,3 +93,21 @@ def clamp_x0(denoise: Denoiser, low: float | Tensor, high: float | Tensor) -> De
         return Denoised(x0.clamp(low, high), eps)
 
     return clamped
+
+
+class Views(NamedTuple):
+    """Denoisers of one clip that know more or less of what is around it."""
+
+    full: Denoiser     # all that is finished
+    nothing: Denoiser  # the same one, where nothing is
+    part: Denoiser     # a share of it
+    weak: Denoiser     # a weaker model, or again `nothing`
+
+
+def steered(views: Views, weight: float, history: float, low: float = 0.0, high: float = math.inf) -> Denoiser:
+    """full + weight (full - weak) + history (part - nothing), where low <= sigma / alpha <= high; else full.
+
+    With weight = -history and weak = nothing it leads away from what a part of the history shows.
+    """
+    pushed = guided(views.full, [Push(views.full, views.weak, weight), Push(views.part, views.nothing, history)])
+    return within(pushed, views.full, low, high)

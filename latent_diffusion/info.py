@@ -1,11 +1,13 @@
 """The command `info`: what a model file is."""
 
+import math
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from autoencoder.codec import read_codec
 from autoencoder.pvdm import is_pvdm_autoencoder
+from latent_diffusion.foreign import recognise
 from latent_diffusion.modelfile import build_net
 from latent_diffusion.pvdm import is_pvdm_unet, read_pvdm_unet
 from tools import checkpoint
@@ -13,10 +15,10 @@ from tools.modelfile import ModelFile, read_model
 
 
 def info(*, model: str | None, weights: str) -> None:
-    """Print a description of a run folder, a model file, a step checkpoint or a released state dict."""
+    """Print a description of a run folder, a model file, a step checkpoint or a state dict that others released."""
     if not model:
         raise ValueError("--exp info needs --model MODEL: a run folder or a model file")
-    print(OmegaConf.to_yaml(OmegaConf.create(describe(read_model(model, weights)))), end="")
+    print(yaml.safe_dump(describe(read_model(model, weights)), sort_keys=False, width=math.inf), end="")  # no line is folded
 
 
 def describe(file: ModelFile) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def describe(file: ModelFile) -> dict[str, Any]:
     elif is_pvdm_unet(file.state):
         net = read_pvdm_unet(file.state)
         facts |= {"kind": "PVDM U-Net (released state dict)", "parameters": count(net), "conditional": net.cond}
+    elif theirs := recognise(file.state):
+        facts |= theirs
     else:
         keys = ", ".join(sorted(map(str, file.state))[:5])
         raise ValueError(f"{file.path} is no model that this project reads (its first keys: {keys})")

@@ -44,6 +44,12 @@ def model_config(cfg: DiffusionStageConfig, codec: Codec) -> dict[str, Any]:
             "latent": {"t": shape.t, "h": shape.h, "w": shape.w, "channels": codec.channels, "frames": codec.frames}}
 
 
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a model file, with the defaults for options that are younger than it."""
+    parts = {"unet": UNetConfig, "schedule": ScheduleConfig, "process": ProcessConfig}
+    return config | {key: asdict(kind(**config[key])) for key, kind in parts.items() if key in config}
+
+
 def plain_options(options: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in options.items()}
 

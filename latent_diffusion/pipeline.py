@@ -1,16 +1,16 @@
 """The public Python API: given some frames of a video, make the others."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from latent_diffusion.completion import Completion, Settings
+from latent_diffusion.completion import Completion
 from latent_diffusion.masks import parse_known
 from latent_diffusion.modelfile import DiffusionModel, load_diffusion
+from latent_diffusion.settings import Settings, check_options
 from tools import dist
 from tools.video import read_video
 
@@ -52,37 +52,25 @@ class VideoDiffusion:
         return self.model.codec.size
 
     def complete(self, frames: Frames, known: Tensor | np.ndarray | Sequence[bool], *,
-                 sampler: str | Mapping[str, Any] = "ddim", steps: int | str = 50, seed: int = 0, guidance: float = 0.0,
-                 scheme: str = "autoreg", window: int = 2, stride: int = 1, overlap: int | None = None,
-                 spacing: str = "uniform", border: bool = True, autocast: bool = False,
-                 ids: Sequence[tuple[int, int]] | None = None, progress: Callable[[int], None] | None = None) -> Tensor:
+                 ids: Sequence[tuple[int, int]] | None = None, progress: Callable[[int], None] | None = None,
+                 **options) -> Tensor:
         """Make the unknown frames of videos; the known ones come back exactly.
 
         Args:
             frames: videos; what lies at unknown frames is not looked at.
             known: bool b t or t: True = given.
-            sampler: name, or a mapping with the name and its options ({"name": "ddim", "eta": 1.0}).
-            steps: of the sampler; "400/20" for the first clip that nothing precedes / each other.
-            seed: the same seed makes the same video, in any batch.
-            guidance: w of (1 + w) eps(c) - w eps(0).
-            scheme, window, stride: how a long video is cut, in clips (see schemes.py).
-            overlap: frames that neighbouring clips share.
-            spacing: of the levels (see schedule.sampling_levels).
             ids: (video, sample) of each row, of which its noise is a function; default (row, 0).
-            border: let made frames take detail from the given ones near them (see autoencoder/border.py).
-            autocast: run the denoiser in bfloat16; the autoencoder stays in float32.
             progress: called with the number of network evaluations x videos just made.
+            options: those of Settings (see settings.py), such as sampler="ddim", steps=50, seed=0, guidance=1.5,
+                scheme="autoreg", overlap=1; `guide` is a VideoDiffusion, too.
 
         Raises:
             ValueError: frames of another size or type than the model's, or a task that it was not trained for.
+            TypeError: an option that there is not.
         """
         video = self._video(frames)
         mask = self._mask(known, video)
-        settings = Settings(sampler=sampler, steps=str(steps), seed=seed, guidance=guidance, scheme=scheme, window=window,
-                            stride=stride, overlap=overlap, spacing=spacing, border=border, autocast=autocast)
-        ids = list(ids) if ids is not None else [(row, 0) for row in range(len(video))]
-        if len(ids) != len(video):
-            raise ValueError(f"got {len(ids)} ids for {len(video)} videos; give one (video, sample) for each")
+        settings, ids = self.settings(**options), self._ids(ids, len(video))
         out = video.clone()
         patterns: dict[bytes, list[int]] = {}  # rows with the same known frames are made together
         for row in range(len(video)):
@@ -91,6 +79,49 @@ class VideoDiffusion:
             work = Completion(self.model, settings, mask[rows[0]], [ids[row] for row in rows], progress)
             out[rows] = work.run(video[rows])
         return out
+
+    def stream(self, given: Frames | None, frames: int, *, known: Tensor | np.ndarray | Sequence[bool] | None = None,
+               videos: int = 1, ids: Sequence[tuple[int, int]] | None = None,
+               progress: Callable[[int], None] | None = None, **options) -> Iterator[Tensor]:
+        """Make videos of any length piece by piece: finished frames in their order, given ones included.
+
+        Schemes that go forward (autoreg, shift) take the same memory for any length. With another, a piece comes when
+        all before it are finished, and what is made ahead is held until then.
+
+        Args:
+            given: the known frames alone, b k h w c; None: nothing is known.
+            frames: of the whole videos.
+            known: bool t, where in them the given frames lie; default: they come first.
+            videos: how many, where nothing is given.
+            ids, progress, options: as in `complete`, which makes the same frames.
+
+        Returns:
+            An iterator of uint8 b t h w c, up to a clip each. What is wrong is told before it is asked for a frame.
+        """
+        shape = (*self.size, self.model.codec.config.in_channels)
+        start = torch.zeros(videos, 0, *shape, dtype=torch.uint8) if given is None else self._video(given)
+        if frames < 1:
+            raise ValueError(f"a video needs at least one frame, got frames={frames}")
+        mask = np.arange(frames) < start.shape[1] if known is None else known
+        mask = torch.as_tensor(np.asarray(mask) if not isinstance(mask, Tensor) else mask).cpu()
+        if mask.dtype != torch.bool or tuple(mask.shape) != (frames,) or int(mask.sum()) != start.shape[1]:
+            raise ValueError(f"known must be bool t = ({frames},) with as many known frames as are given, {start.shape[1]}, "
+                             f"got {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())}")
+        work = Completion(self.model, self.settings(**options), mask, self._ids(ids, len(start)), progress)
+        return work.pieces(start)
+
+    @staticmethod
+    def settings(*, steps: int | str = 50, guide: "VideoDiffusion | DiffusionModel | None" = None, **options) -> Settings:
+        """Options of `complete`, checked."""
+        check_options(options)
+        return Settings(steps=str(steps), guide=guide.model if isinstance(guide, VideoDiffusion) else guide, **options)
+
+    @staticmethod
+    def _ids(ids: Sequence[tuple[int, int]] | None, rows: int) -> list[tuple[int, int]]:
+        ids = list(ids) if ids is not None else [(row, 0) for row in range(rows)]
+        if len(ids) != rows:
+            raise ValueError(f"got {len(ids)} ids for {rows} videos; give one (video, sample) for each")
+        return ids
 
     def generate(self, count: int = 1, *, frames: int | None = None, **options) -> Tensor:
         """Make `count` videos from nothing; options as in `complete`."""

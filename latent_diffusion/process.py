@@ -12,6 +12,7 @@ PARAMETRISATIONS = ("eps", "x0", "v", "flow")
 LOSS_WIDTH = {"huber": 1.0, "charbonnier": 1e-3}  # error at which the loss turns from quadratic to linear
 LOSSES = ("l2", "l1", *LOSS_WIDTH)
 WEIGHTINGS = ("none", "min_snr", "p2")
+NOISES = ("normal", "gamma")
 
 
 class Denoised(NamedTuple):
@@ -38,20 +39,22 @@ class ProcessConfig:
     weighting: str = "none"              # none | min_snr | p2
     snr_gamma: float | None = None       # min_snr: SNR from which levels count alike, 5; p2: the power, 1
     snr_offset: float | None = None      # p2: k in 1 / (k + SNR)^gamma, 1
+    noise: str = "normal"                # normal | gamma (see gamma.py)
+    gamma_scale: float | None = None     # gamma: theta_0, 0.001; the larger, the more skewed
 
     def __post_init__(self):
-        choices = {"parametrisation": PARAMETRISATIONS, "loss": LOSSES, "weighting": WEIGHTINGS}
+        choices = {"parametrisation": PARAMETRISATIONS, "loss": LOSSES, "weighting": WEIGHTINGS, "noise": NOISES}
         for key, valid in choices.items():
             value = getattr(self, key)
             if value not in valid:
                 raise ValueError(f"process.{key} must be one of {', '.join(valid)}, got {value!r}")
         readers = {"loss_width": self.loss in LOSS_WIDTH, "snr_gamma": self.weighting != "none",
-                   "snr_offset": self.weighting == "p2"}
+                   "snr_offset": self.weighting == "p2", "gamma_scale": self.noise == "gamma"}
         for key, read in readers.items():
             value = getattr(self, key)
             if value is not None and not read:
                 raise ValueError(f"process.{key}={value} is not read with loss={self.loss}, "
-                                 f"weighting={self.weighting}; leave it out")
+                                 f"weighting={self.weighting}, noise={self.noise}; leave it out")
             if value is not None and value <= 0:
                 raise ValueError(f"process.{key} must be positive, got {value}")
 

@@ -13,8 +13,9 @@ from autoencoder.fill import fill_nearest
 from latent_diffusion.condition import OFFSETS, Context
 from latent_diffusion.config import DiffusionStageConfig
 from latent_diffusion.denoiser import LatentDenoiser
+from latent_diffusion.gamma import shaped_noise
 from latent_diffusion.masks import MASKS
-from latent_diffusion.modelfile import DiffusionModel
+from latent_diffusion.modelfile import DiffusionModel, with_defaults
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.process import add_noise, sample_losses, target
 from latent_diffusion.schedule import training_level
@@ -100,7 +101,17 @@ class DiffusionStage:
                 some = rows.to(self.device)
                 filled = fill_nearest(clip[some, :, source], known[rows, source].to(self.device))
                 context.latents[some, place] = self.codec.encode(filled[:, :, span] if name == "self" else filled)
-        return Example(self.codec.encode(clip[:, :, begin:begin + t]), context)
+        return Example(self.codec.encode(clip[:, :, begin:begin + t]), self._noise_history(context, index, stream))
+
+    def _noise_history(self, context: Context, index: Tensor, stream: str) -> Context:
+        """Make the context of some samples noisy while training; see HistoryNoiseConfig."""
+        cfg, shape = self.cfg.train.history_noise, context.latents.shape[1:]
+        if not cfg.sigma or stream != "train":
+            return context
+        u = batch_rand((1 + shape[0],), index, self.cfg.train.seed, stream, "history")
+        level = torch.where(u[:, :1] < cfg.rate, cfg.sigma * u[:, 1:], 0.0).to(self.device)
+        noise = batch_randn(shape, index, self.cfg.train.seed, stream, "history", "noise").to(self.device)
+        return self.net.condition.noised(context, level, noise)
 
     def draw_masks(self, frames: int, index: Tensor, stream: str) -> Tensor:
         """Which frames of each window are known, never all of the target's: bool b t."""
@@ -134,6 +145,7 @@ class DiffusionStage:
         u = batch_rand((), index, seed, stream, "level").to(self.device)
         noise = batch_randn(latent.shape[1:], index, seed, stream, "noise").to(self.device)
         level = training_level(self.cfg.schedule, u)
+        noise = shaped_noise(noise, level, self.cfg.process)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.train.autocast == "bf16"):
             output = net(add_noise(latent, noise, level), level.t, example.context)
         wanted = target(latent, noise, level, self.cfg.process.parametrisation)
@@ -179,7 +191,7 @@ class DiffusionStage:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
-        checkpoint.check_config(self.model_config, state["config"], "the checkpoint")
+        checkpoint.check_config(self.model_config, with_defaults(state["config"]), "the checkpoint")
         checkpoint.load_strict(self.net, state["net"], "the checkpoint")
         self.ema.load_state_dict(state["ema"])
         load_optimizer(self.optimizer, state["optimizer"])

@@ -4,7 +4,6 @@ After PVDM (Yu et al., CVPR 2023): a guided-diffusion U-Net (Dhariwal and Nichol
 weights on every plane, and after each block the planes meet in an attention over the packed sequence.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from autoencoder.planes import Planes, PlaneShape, pack, unpack
+from autoencoder.planes import PlaneShape
+from latent_diffusion.modulation import Adapt, Hint, HintSpec, Positional, Side
+from latent_diffusion.sheets import (
+    POSITION_FEATURES,
+    Norm,
+    Sheets,
+    Sizes,
+    as_sheet,
+    as_tokens,
+    coordinates,
+    equal_planes,
+    from_sheets,
+    halved,
+    per_plane,
+    position_features,
+    pyramid,
+    time_features,
+    to_sheets,
+    wide,
+    zeroed,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,8 @@ class UNetConfig:
     dropout: float = 0.0                        # drawn per process: other process counts then differ
     time_scale: float = 1.0                     # 1000 for models that are fed t in [0, 1]
     positions: bool = False                     # tell the trunk where, and on which plane, a token lies
+    positional_norm: bool = False               # scale and shift the second norm of a block by time and place, too
+    canvas: bool = False                        # a learned constant latent joins the input (see PlanesUNet)
     zero_out: bool = True                       # every residual branch, and the output, start at zero
     qk_norm: bool = False                       # RMS norm on queries and keys
     grad_checkpoint: bool = False               # recompute activations in the backward pass
@@ -54,123 +75,67 @@ class UNetConfig:
             raise ValueError(f"unet.dropout must be in [0, 1), got {self.dropout}")
 
 
-def wide(x: Tensor) -> Tensor:
-    """At least float32, for what autocast must not narrow."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+class ResBlock(nn.Module):
+    """Two convolutions with a time-dependent scale and shift; may halve the grid or double it.
 
-
-class Norm(nn.GroupNorm):
-    """Group norm in float32 whatever autocast says.
-
-    `groups` of them, or gcd(groups, channels) if that does not divide. Left open (0), it is 32 as in PVDM, but
-    below 64 channels a group has 8 or more: one of a single channel would erase every plane's mean.
+    Args:
+        level: of the trunk, whose grid the input has.
+        hint: the condition that joins the normalisations, if one does.
     """
 
-    def __init__(self, channels: int, groups: int = 0):
-        groups = groups or (32 if channels >= 64 else math.gcd(32, channels // 8 or 1))
-        super().__init__(math.gcd(groups, channels), channels, eps=1e-5)
-
-    def forward(self, x: Tensor) -> Tensor:  # b c ... -> wide, same shape
-        x = wide(x)
-        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
-
-
-# Plain views from here on, not einops: torch.compile traces them in seconds, einops in minutes.
-Sheets = list[Tensor]           # each (b k) c h w: the k planes of one size, those of a sample side by side
-Sizes = list[tuple[int, int]]   # the grid of each sheet
-
-
-def equal_planes(shape: PlaneShape) -> list[list[int]]:
-    """Indices of the planes hw, tw, th, those of equal size together, to be one batch."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, size in enumerate([(shape.h, shape.w), (shape.t, shape.w), (shape.t, shape.h)]):
-        groups.setdefault(size, []).append(i)
-    return list(groups.values())
-
-
-def per_plane(value: Tensor, sheet: Tensor) -> Tensor:
-    """A value of each sample for each of its planes in a sheet: b c -> (b k) c 1 1."""
-    b, c = value.shape
-    return value[:, None].expand(b, len(sheet) // b, c).reshape(-1, c, 1, 1)
-
-
-def as_tokens(sheet: Tensor, batch: int) -> Tensor:
-    """The positions of a sheet as sequences: (b k) c h w -> b (k h w) c; a view of a channels-last sheet."""
-    return sheet.permute(0, 2, 3, 1).reshape(batch, -1, sheet.shape[1])
-
-
-def as_sheet(tokens: Tensor, like: Tensor) -> Tensor:
-    """Inverse of as_tokens, channels-last."""
-    return tokens.reshape(-1, *like.shape[-2:], tokens.shape[-1]).permute(0, 3, 1, 2)
-
-
-def zeroed(module: nn.Module, cfg: UNetConfig) -> nn.Module:
-    """The last layer of a residual branch, silent at first if the config says so."""
-    if cfg.zero_out:
-        for p in module.parameters():
-            nn.init.zeros_(p)
-    return module
-
-
-def time_features(t: Tensor, width: int) -> Tensor:
-    """Cosines, then sines, of t at width / 2 frequencies from 1 down to 1 / 10000: b -> b width."""
-    half = width // 2
-    frequencies = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device).float())
-    angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-POSITION_OCTAVES = 8                                # periods of 4, 8, ... 512 tokens
-POSITION_FEATURES = 3 + 3 * 2 * POSITION_OCTAVES    # which plane; cosines and sines along t, h and w
-
-
-def position_features(shape: PlaneShape, device: torch.device) -> Planes:
-    """Which plane, and where along each axis (zeros along the one it lacks): f h w, f t w, f t h."""
-    octaves = 2.0 ** -torch.arange(POSITION_OCTAVES, device=device)
-    code = {}
-    for axis in "thw":
-        angles = math.pi / 2 * octaves[:, None] * torch.arange(getattr(shape, axis), device=device)
-        code[axis] = torch.cat([angles.cos(), angles.sin()])  # f length
-    planes = []
-    for i, axes in enumerate(("hw", "tw", "th")):
-        rows, columns = (code[axis] for axis in axes)
-        grid = {axes[0]: rows[:, :, None], axes[1]: columns[:, None, :]}
-        size = (rows.shape[1], columns.shape[1])
-        which = torch.eye(3, device=device)[i, :, None, None].expand(3, *size)
-        absent = rows.new_zeros(len(rows), 1, 1)
-        along = [grid.get(axis, absent).expand(-1, *size) for axis in "thw"]
-        planes.append(torch.cat([which, *along]))
-    return Planes(*planes)
-
-
-class ResBlock(nn.Module):
-    """Two convolutions with a time-dependent scale and shift; may halve the grid or double it."""
-
-    def __init__(self, channels: int, out: int, emb: int, cfg: UNetConfig, resample: str = ""):
+    def __init__(self, channels: int, out: int, emb: int, cfg: UNetConfig, resample: str = "", level: int = 0,
+                 hint: HintSpec | None = None):
         super().__init__()
         self.resample = resample                      # "", "down" or "up"
-        self.norm1 = Norm(channels, cfg.norm_groups)
+        self.levels = level, level + {"": 0, "down": 1, "up": -1}[resample]
+        kind = hint.kind if hint else None
+        self.norm1 = Norm(channels, cfg.norm_groups, affine=kind != "spade")
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
         self.emb = nn.Linear(emb, 2 * out)
-        self.norm2 = Norm(out, cfg.norm_groups)
+        self.norm2 = Norm(out, cfg.norm_groups, affine=kind != "spade")
         self.dropout = nn.Dropout(cfg.dropout)
-        self.conv2 = zeroed(nn.Conv2d(out, out, 3, padding=1), cfg)
+        self.conv2 = zeroed(nn.Conv2d(out, out, 3, padding=1), cfg.zero_out)
         self.skip = nn.Identity() if out == channels else nn.Conv2d(channels, out, 1)
+        self.adapt = self.positional = None
+        if kind == "spade":
+            self.adapt = nn.ModuleList([Adapt(c, hint, cfg.zero_out) for c in (channels, out)])
+        if cfg.positional_norm or kind == "motion":
+            self.positional = Positional(out, hint.channels if kind == "motion" else 0, cfg.zero_out)
 
-    def forward(self, sheets: Sheets, emb: Tensor, sizes: Sizes | None) -> Sheets:  # emb: b e, after its SiLU
-        scale, shift = wide(self.emb(emb)).chunk(2, dim=-1)  # b c
-        return [self.one(x, per_plane(1 + scale, x), per_plane(shift, x), sizes and sizes[i])
-                for i, x in enumerate(sheets)]
+    def read_hint(self, levels: list[Sheets]) -> list:
+        """What depends on the condition alone, for each sheet: scales and shifts, or its part of the positional norm."""
+        if self.adapt is not None:
+            before, after = (levels[level] for level in self.levels)
+            return [(self.adapt[0](x), self.adapt[1](y)) for x, y in zip(before, after)]
+        return [self.positional.motion(x) for x in levels[self.levels[1]]]
 
-    def one(self, x: Tensor, scale: Tensor, shift: Tensor, size: tuple[int, int] | None) -> Tensor:
-        h = F.silu(self.norm1(x)).to(x.dtype)
-        h = self.conv1(self.resize(h, size))
-        h = F.silu(torch.addcmul(shift, self.norm2(h), scale)).to(h.dtype)
+    def forward(self, sheets: Sheets, side: Side, sizes: Sizes | None) -> Sheets:
+        scale, shift = wide(self.emb(side.emb)).chunk(2, dim=-1)  # b c
+        hints = side.hint.of(self) if side.hint else [None] * len(sheets)
+        out = []
+        for i, (x, hint) in enumerate(zip(sheets, hints)):
+            adapt, motion = (hint, None) if self.adapt is not None else (None, hint)
+            s, b = per_plane(1 + scale, x), per_plane(shift, x)
+            if self.positional is not None:
+                more = self.positional(side.time, side.places[self.levels[1]][i], motion)
+                s, b = s + more[0], b + more[1]
+            out.append(self.one(x, s, b, sizes and sizes[i], adapt))
+        return out
+
+    def one(self, x: Tensor, scale: Tensor, shift: Tensor, size: tuple[int, int] | None, adapt: tuple | None) -> Tensor:
+        h = self.norm1(x)
+        if adapt:
+            h = torch.addcmul(adapt[0][1], h, adapt[0][0])
+        h = self.conv1(self.resize(F.silu(h).to(x.dtype), size))
+        n = self.norm2(h)
+        if adapt:
+            n = torch.addcmul(adapt[1][1], n, adapt[1][0])
+        h = F.silu(torch.addcmul(shift, n, scale)).to(h.dtype)
         return self.skip(self.resize(x, size)) + self.conv2(self.dropout(h))
 
     def resize(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         if self.resample == "down":
-            return F.avg_pool2d(x, 2, ceil_mode=True)  # an odd last row or column is averaged alone
+            return halved(x)
         if self.resample == "up":
             return F.interpolate(x, size=size, mode="nearest")  # x2, cropped where the way down rounded up
         return x
@@ -184,7 +149,7 @@ class Attention(nn.Module):
         self.heads = cfg.heads
         self.norm = Norm(channels, cfg.norm_groups)
         self.qkv = nn.Linear(channels, 3 * channels)  # output channels: head, then q k v, then features
-        self.out = zeroed(nn.Linear(channels, channels), cfg)
+        self.out = zeroed(nn.Linear(channels, channels), cfg.zero_out)
         head = channels // cfg.heads
         self.norm_q = nn.RMSNorm(head, eps=1e-6) if cfg.qk_norm else nn.Identity()
         self.norm_k = nn.RMSNorm(head, eps=1e-6) if cfg.qk_norm else nn.Identity()
@@ -201,7 +166,7 @@ class Attention(nn.Module):
 class PlaneAttention(Attention):
     """Every plane attends to itself."""
 
-    def forward(self, sheets: Sheets, emb: Tensor, sizes: Sizes | None) -> Sheets:
+    def forward(self, sheets: Sheets, side: Side, sizes: Sizes | None) -> Sheets:
         return [x + as_sheet(self.branch(as_tokens(x, len(x))), x) for x in sheets]
 
 
@@ -223,44 +188,52 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.mix = PackedAttention(channels, cfg)
 
-    def forward(self, sheets: Sheets, emb: Tensor, sizes: Sizes | None = None) -> Sheets:
+    def forward(self, sheets: Sheets, side: Side, sizes: Sizes | None = None) -> Sheets:
         for block in self.blocks:
-            sheets = block(sheets, emb, sizes)
-        return self.mix(sheets, len(emb))
+            sheets = block(sheets, side, sizes)
+        return self.mix(sheets, len(side.emb))
 
 
 class PlanesUNet(nn.Module):
     """U-Net over packed planes, for clips of any `shape`.
+
+    With cfg.canvas a learned constant latent, drawn as noise, joins the input: all that VIDM's release (Mei & Patel
+    2023) has of its truncated sampling space. The truncation itself is in noise.py.
 
     Args:
         cfg: width, depth and options.
         shape: token grid of a clip; odd sizes and single frames work.
         latent_channels: channels of the output.
         in_channels: channels of the input, condition included; `latent_channels` when left out.
+        hint: of the condition that joins the normalisations, if one does.
     """
 
     def __init__(self, cfg: UNetConfig, shape: PlaneShape, latent_channels: int,
-                 in_channels: int | None = None):
+                 in_channels: int | None = None, hint: HintSpec | None = None):
         super().__init__()
-        self.cfg, self.shape = cfg, shape
+        self.cfg, self.shape, self.hint_spec = cfg, shape, hint
         self.latent_channels, self.in_channels = latent_channels, in_channels or latent_channels
         self.groups = equal_planes(shape)
         self.emb_dim = emb = 4 * cfg.width
         self.time_embed = nn.Sequential(nn.Linear(cfg.width, emb), nn.SiLU(), nn.Linear(emb, emb))
-        self.conv_in = nn.Conv2d(self.in_channels, cfg.width, 3, padding=1)
+        self.conv_in = nn.Conv2d(self.in_channels + cfg.canvas * latent_channels, cfg.width, 3, padding=1)
         if cfg.positions:
             self.positions = nn.Linear(POSITION_FEATURES, cfg.width)
             nn.init.zeros_(self.positions.weight)
             nn.init.zeros_(self.positions.bias)
         self._build_trunk(cfg, emb)
         self.norm_out = Norm(cfg.width * cfg.mult[0], cfg.norm_groups)
-        self.conv_out = zeroed(nn.Conv2d(cfg.width * cfg.mult[0], latent_channels, 3, padding=1), cfg)
+        self.conv_out = zeroed(nn.Conv2d(cfg.width * cfg.mult[0], latent_channels, 3, padding=1), cfg.zero_out)
+        self.canvas = nn.Parameter(torch.randn(latent_channels, shape.total)) if cfg.canvas else None
         self.to(memory_format=torch.channels_last)
 
     def _build_trunk(self, cfg: UNetConfig, emb: int):
+        def block(channels: int, out: int, level: int, resample: str = "") -> ResBlock:
+            return ResBlock(channels, out, emb, cfg, resample, level, self.hint_spec)
+
         def blocks(channels: int, out: int, level: int) -> list[nn.Module]:
             attend = [PlaneAttention(out, cfg)] if 2 ** level in cfg.attention else []
-            return [ResBlock(channels, out, emb, cfg), *attend]
+            return [block(channels, out, level), *attend]
 
         widths = [cfg.width * m for m in cfg.mult]
         channels, skips = cfg.width, [cfg.width]
@@ -271,59 +244,71 @@ class PlanesUNet(nn.Module):
                 channels = out
                 skips.append(out)
             if level + 1 < len(widths):
-                self.down.append(Stage([ResBlock(out, out, emb, cfg, "down")], out, cfg))
+                self.down.append(Stage([block(out, out, level, "down")], out, cfg))
                 skips.append(out)
-        self.middle = Stage([ResBlock(channels, channels, emb, cfg), PlaneAttention(channels, cfg),
-                             ResBlock(channels, channels, emb, cfg)], channels, cfg)
+        bottom = len(widths) - 1
+        self.middle = Stage([block(channels, channels, bottom), PlaneAttention(channels, cfg),
+                             block(channels, channels, bottom)], channels, cfg)
         for level, out in reversed(list(enumerate(widths))):
             for i in range(cfg.res_blocks + 1):
                 entry = blocks(channels + skips.pop(), out, level)
                 if level and i == cfg.res_blocks:
-                    entry.append(ResBlock(out, out, emb, cfg, "up"))
+                    entry.append(block(out, out, level, "up"))
                 self.up.append(Stage(entry, out, cfg))
                 channels = out
 
-    def forward(self, x: Tensor, t: Tensor, emb_extra: Tensor | None = None) -> Tensor:
+    def read_hint(self, hint: Tensor, keep: bool = False) -> Hint:
+        """What `forward` takes as hint, of b f n; see Hint for `keep`."""
+        return Hint(pyramid(to_sheets(hint, self.shape, self.groups), len(self.cfg.mult)), keep)
+
+    def forward(self, x: Tensor, t: Tensor, emb_extra: Tensor | None = None, hint: Hint | None = None) -> Tensor:
         """Output of the network, in the parametrisation it was trained with.
 
         Args:
             x: b c n, noisy latent with the condition's channels after it.
             t: b, time of each sample, float or int, in the units that `cfg.time_scale` expects.
             emb_extra: b `emb_dim`, added to the time embedding.
+            hint: what `read_hint` makes of the condition that joins the normalisations.
 
         Returns:
             b `latent_channels` n.
         """
         if x.shape[1] != self.in_channels:
             raise ValueError(f"the U-Net takes {self.in_channels} channels, got {x.shape[1]}")
-        features = time_features(t * self.cfg.time_scale, self.cfg.width)
-        emb = self.time_embed(features.to(self.conv_in.weight.dtype))
-        emb = F.silu(emb if emb_extra is None else emb + emb_extra)
+        assert (hint is None) == (self.hint_spec is None), "a hint goes with a network that was built for one"
+        side = self._side(t, emb_extra, hint)
         sheets = self._read(x)
         skips = [sheets]
         for stage in self.down:
-            sheets = self._run(stage, sheets, emb)
+            sheets = self._run(stage, sheets, side)
             skips.append(sheets)
-        sheets = self._run(self.middle, sheets, emb)
+        sheets = self._run(self.middle, sheets, side)
         for stage in self.up:
             joined = [torch.cat(pair, dim=1) for pair in zip(sheets, skips.pop())]
             sizes = [tuple(x.shape[-2:]) for x in skips[-1]] if skips else None
-            sheets = self._run(stage, joined, emb, sizes)
+            sheets = self._run(stage, joined, side, sizes)
         out = [self.conv_out(F.silu(self.norm_out(x)).to(x.dtype)) for x in sheets]
-        return self._write(out, len(x))
+        return from_sheets(out, len(x), self.groups)
 
     def _run(self, stage: Stage, *args) -> Sheets:
         if self.cfg.grad_checkpoint and torch.is_grad_enabled():
             return checkpoint(stage, *args, use_reentrant=False)
         return stage(*args)
 
+    def _side(self, t: Tensor, emb_extra: Tensor | None, hint: Hint | None) -> Side:
+        dtype, steps, places = self.conv_in.weight.dtype, t * self.cfg.time_scale, None
+        emb = self.time_embed(time_features(steps, self.cfg.width).to(dtype))
+        if self.middle.blocks[0].positional is not None:
+            where = coordinates(self.shape, t.device)
+            sheets = [torch.stack([where[i] for i in group]).to(dtype) for group in self.groups]
+            places = pyramid(sheets, len(self.cfg.mult))
+        return Side(F.silu(emb if emb_extra is None else emb + emb_extra), (steps / 500 - 1).to(dtype), places, hint)
+
     def _read(self, x: Tensor) -> Sheets:
         """b c n -> planes of equal size on one batch axis, after the first convolution."""
-        planes = unpack(x, self.shape)
-        sheets = []
-        for group in self.groups:
-            sheet = torch.stack([planes[i] for i in group], dim=1).flatten(0, 1)
-            sheets.append(self.conv_in(sheet.contiguous(memory_format=torch.channels_last)))
+        if self.canvas is not None:
+            x = torch.cat([x, self.canvas.to(x.dtype).expand(len(x), -1, -1)], dim=1)
+        sheets = [self.conv_in(sheet) for sheet in to_sheets(x, self.shape, self.groups)]
         if self.cfg.positions:
             where = position_features(self.shape, x.device)
             for i, group in enumerate(self.groups):
@@ -331,11 +316,3 @@ class PlanesUNet(nn.Module):
                 offset = self.positions(features.to(self.positions.weight.dtype)).permute(0, 3, 1, 2)
                 sheets[i] = sheets[i] + offset.repeat(len(x), 1, 1, 1)
         return sheets
-
-    def _write(self, sheets: Sheets, batch: int) -> Tensor:
-        """Inverse of the grouping in _read: sheets -> b c n."""
-        planes = [None] * 3
-        for group, sheet in zip(self.groups, sheets):
-            for i, plane in zip(group, sheet.unflatten(0, (batch, len(group))).unbind(1)):
-                planes[i] = plane
-        return pack(Planes(*planes))

@@ -152,7 +152,8 @@ def test_generation_makes_videos_of_any_length(tiny, tmp_path):
     assert [video.shape for video in made.values()] == [(11, 16, 16, 3)] * 2
     assert not videos(tmp_path, "real")
     record = json.loads((tmp_path / "sample.json").read_text())
-    assert (record["known_frames"], record["network_evaluations_per_video"]) == ([], 3 + 2 + 2 + 2)  # each begins with the last frame before
+    evaluations = 3 + 2 + 2 + 2  # of four clips, as each begins with the last frame before
+    assert (record["known_frames"], record["network_evaluations_per_video"]) == ([], evaluations)
 
 
 def test_a_model_is_a_run_folder_a_model_file_or_a_step_checkpoint(tiny, tmp_path):

@@ -50,11 +50,15 @@ def locate(path: str | Path, weights: str = "ema") -> Path:
 def read_model(path: str | Path, weights: str = "ema") -> ModelFile:
     """Read a model; a file without our format mark comes back as kind "foreign" with its raw content as state.
 
+    A list that begins with a mapping, as some trainers write one of all their states, comes by its places: "0", "1", ...
+
     Raises:
         ValueError: nothing there, damaged, or a pickle that would run code.
     """
     file = locate(path, weights)
     payload = checkpoint.load_raw(file)
+    if isinstance(payload, (list, tuple)) and payload and isinstance(payload[0], dict):
+        payload = {str(place): part for place, part in enumerate(payload)}
     if not isinstance(payload, dict):
         raise ValueError(f"{file} holds a {type(payload).__name__}, not a model; give a model file of this project or of PVDM")
     if "format" not in payload:

@@ -15,18 +15,46 @@ from PIL import Image
 _WHITE, _RED = 255, (220, 40, 40)
 
 
-def write_mp4(path: str | os.PathLike, frames: np.ndarray, fps: float = 10) -> None:
-    """Write uint8 t h w c as H.264 that every player shows; an odd side grows by one repeated pixel line."""
-    frames = _rgb(frames)
-    height, width = frames.shape[1:3]
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    with av.open(_parent(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=_rate(fps), options={"crf": "12", "preset": "medium"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
+class Mp4Writer:
+    """Write uint8 t h w c as H.264 that every player shows, piece by piece; an odd side grows by one repeated pixel line.
+
+    Example:
+        with Mp4Writer("video.mp4") as writer:
+            writer.write(frames)
+    """
+
+    def __init__(self, path: str | os.PathLike, fps: float = 10):
+        self._container = av.open(_parent(path), "w", format="mp4")
+        self._stream = self._container.add_stream("libx264", rate=_rate(fps), options={"crf": "12", "preset": "medium"})
+        self._stream.pix_fmt = "yuv420p"
+        self._begun = False
+
+    def __enter__(self) -> Mp4Writer:
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._begun and error[0] is None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def write(self, frames: np.ndarray) -> None:
+        """Append frames, uint8 t h w c, all of the size of the first ones."""
+        frames = _rgb(frames)
+        height, width = frames.shape[1:3]
+        frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if not self._begun:
+            self._stream.height, self._stream.width = frames.shape[1:3]
+            self._begun = True
         for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
-        container.mux(stream.encode())
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            self._container.mux(self._stream.encode(image))
+
+
+def write_mp4(path: str | os.PathLike, frames: np.ndarray, fps: float = 10) -> None:
+    """Write uint8 t h w c at once; see Mp4Writer."""
+    frames = _rgb(frames)  # before there is a file
+    with Mp4Writer(path, fps) as writer:
+        writer.write(frames)
 
 
 def write_gif(path: str | os.PathLike, frames: np.ndarray, fps: float = 10) -> None:

@@ -15,6 +15,7 @@ from configs.commands import COMMANDS, FLAGS, readers
 from configs.schema import DEFAULTS, FOLDER
 from latent_diffusion.completion import Completion, Settings
 from latent_diffusion.plan import print_plan
+from latent_diffusion.sample_options import OPTIONS as LESSER
 from latent_diffusion.samplers import SAMPLERS
 from latent_diffusion.task import TASKS
 from main import Parser, main
@@ -163,7 +164,7 @@ def test_so_many_videos_are_made_from_nothing(monkeypatch, tmp_path):
     pipeline = SimpleNamespace(model=fake_model(NextNet()), clip=4, size=(2, 2))
     monkeypatch.setattr("latent_diffusion.sample.VideoDiffusion.load", lambda *args, **options: pipeline)
     made = []
-    pipeline.complete = lambda given, mask, ids, **options: made.extend(ids) or given
+    pipeline.stream = lambda given, frames, ids, **options: made.extend(ids) or [given.new_zeros(len(ids), frames, 2, 2, 1)]
     assert main(["--exp", "sample", "--model", "x", "--out", str(tmp_path)]) == 0
     assert str(len(made)) == documented("num_videos")[0]
 
@@ -196,6 +197,11 @@ def test_options_of_samplers_are_told():
     grids = [Completion(fake_model(NextNet()), Settings(overlap=overlap), torch.zeros(9, dtype=torch.bool), []).grid
              for overlap in (None, int(documented("overlap")[0]))]
     assert grids[0] == grids[1]
+
+
+def test_lesser_settings_of_sampling_are_told():
+    for key in LESSER:
+        assert sum(key in text for text in HELP.values()) == 1, key
 
 
 def test_what_data_defaults_to_is_told(monkeypatch, tmp_path):

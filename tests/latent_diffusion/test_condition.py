@@ -1,13 +1,17 @@
 """What reaches the network of what is known."""
 
+import json
+
 import pytest
 import torch
-from fakes import diffusion_config
+from fakes import diffusion_config, diffusion_stage, micro, video
 
 from autoencoder.planes import PlaneShape, pack, unpack
 from latent_diffusion.condition import CONDITIONS, OFFSETS, Context, mask_planes
+from latent_diffusion.modelfile import load_net
 
 SHAPE, CHANNELS, FRAMES = PlaneShape(2, 3, 4), 5, 4  # a time row stands for two frames
+PLACES = ("past", "self", "future")
 
 
 def condition(**options):
@@ -107,3 +111,138 @@ def test_a_residual_network_starts_as_the_filled_clip():
 def test_a_residual_needs_x0():
     with pytest.raises(ValueError, match="parametrisation=x0"):
         diffusion_config("condition={name: concat, sees: [past, self], mask: true, residual: true}")
+
+
+def test_an_anchor_lies_two_clips_before():
+    form = condition(sees=["anchor", "past"], mask=True)
+    assert (form.sees, form.span, form.target) == (("anchor", "past"), 3, 2)
+    with pytest.raises(ValueError, match="gap between the anchor and the clip"):
+        condition(sees=["anchor", "self"], mask=True)
+
+
+def some_absent():
+    """Four samples: all known in part, only the past, nothing, only the future."""
+    known = torch.zeros(4, 3, FRAMES, dtype=torch.bool)
+    known[0, :, 1] = known[1, 0, 2] = known[3, 2, :] = True
+    latents = torch.randn(4, 3, CHANNELS, SHAPE.total)
+    absent = torch.tensor([[False] * 3, [False, False, True], [True] * 3, [True, False, False]])
+    latents[absent] = 0.0
+    return Context(latents, known), absent
+
+
+@pytest.mark.parametrize("name", ["concat", "spade"])
+def test_null_tokens_stand_where_and_only_where_nothing_is_seen(name):
+    # The clip itself holds the nearest known frame of any place, so it is absent only where nothing is known at all.
+    form, (given, absent) = condition(name=name, sees=PLACES, mask=True, null=True), some_absent()
+    assert torch.equal(form.absent(given.known), absent)
+    torch.nn.init.normal_(form.null)
+    seen = form.observed(given)
+    assert torch.equal(seen[:, :, CHANNELS], mask_planes(given.known, SHAPE))
+    assert torch.equal(seen[:, :, :CHANNELS][~absent], given.latents[~absent])
+    for b, k in absent.nonzero().tolist():
+        for i, plane in enumerate(unpack(seen[b:b + 1, k, :CHANNELS], SHAPE)):
+            assert torch.equal(plane, form.null[k, :, i, None, None].expand_as(plane[0])[None])
+
+
+@pytest.mark.parametrize("name", ["concat", "spade"])
+def test_null_tokens_learn_from_what_is_absent(name):
+    form, (given, absent) = condition(name=name, sees=PLACES, mask=True, null=True), some_absent()
+    form.observed(Context(given.latents[:1], given.known[:1])).sum().backward()
+    assert form.null.grad is None or not form.null.grad.any()
+    form.observed(given).sum().backward()
+    counts = absent.sum(0)[:, None, None] * torch.tensor(SHAPE.sizes)  # of positions that show each token
+    assert torch.equal(form.null.grad, counts.expand_as(form.null).float())
+
+
+def test_pvdms_form_has_no_null_token():
+    assert list(condition().parameters()) == []
+    with pytest.raises(ValueError, match=r"condition\.null=true needs condition\.mask=true"):
+        condition(null=True)
+    with pytest.raises(ValueError, match=r"something in condition\.sees"):
+        condition(sees=[], mask=True, null=True)
+
+
+def test_noised_latents_keep_their_variance_and_absent_ones_stay():
+    form, (given, absent) = condition(sees=PLACES, mask=True, history=True), some_absent()
+    level, noise = torch.rand(4, 3), torch.randn(given.latents.shape)
+    out = form.noised(given, level, noise)
+    assert torch.equal(out.known, given.known) and not out.level[absent].any() and not out.latents[absent].any()
+    assert torch.equal(out.level[~absent], level[~absent])
+    s = level[:, :, None, None]
+    torch.testing.assert_close(out.latents[~absent], ((1 - s**2).sqrt() * given.latents + s * noise)[~absent])
+    assert torch.equal(form.noised(given, 0.0, noise).latents, given.latents)
+    torch.testing.assert_close(form.noised(given, 1.0, noise).latents[~absent], noise[~absent])
+
+
+def test_noise_needs_a_model_that_is_told_and_a_level():
+    given, _ = some_absent()
+    with pytest.raises(ValueError, match=r"condition\.history=true"):
+        condition(sees=PLACES, mask=True).noised(given, 0.1, torch.zeros_like(given.latents))
+    with pytest.raises(ValueError, match=r"lies in 0\.\.1, got 1\.5"):
+        condition(sees=PLACES, mask=True, history=True).noised(given, 1.5, torch.zeros_like(given.latents))
+    with pytest.raises(ValueError, match="that can be noisy"):
+        condition(sees=[], history=True)
+
+
+# What every condition owes, as soon as it is registered.
+
+OWN = {"concat": {"sees": ["past"]}, "spade": {"sees": ["past"]}}  # others: their default places
+
+
+def toy_stage(name, **options):
+    """A stage whose target is a function of what is seen: every clip is the one before it."""
+    options = {"name": name, "mask": True, **OWN.get(name, {}), **options}
+    sees = condition(**options).around
+    small = ("unet.mult=[1]", "unet.attention=[1]", "process.parametrisation=x0", "optim.lr=3e-3", "optim.warmup=0")
+    return diffusion_stage(diffusion_config(*small, f"condition={json.dumps(options)}",
+                                            f"mask={{name: fixed, known: 0-{-4 * sees.start - 1}}}"))
+
+
+def still(stage, step, batch=8):
+    return video(batch, 4, (2, 2), 1, seed=step).repeat(1, stage.net.condition.span, 1, 1, 1)
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_every_condition_learns_what_the_target_is_a_function_of(name):
+    stage, index = toy_stage(name), torch.arange(8)
+    losses = []
+    for step in range(60):
+        batch = micro(still(stage, step), index + 8 * step, 8)
+        losses.append(float(stage.train_step(step, batch, 8)["loss"]))
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    example = stage.prepare(still(stage, 100), index, "validate")
+    other = example._replace(context=Context(*(part.roll(1, 0) for part in example.context[:2])))  # of another sample
+    with torch.no_grad():
+        right, wrong = (stage.losses(stage.net, seen, index, "validate").mean() for seen in (example, other))
+    assert wrong > 1.5 * right
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_every_condition_makes_videos_and_comes_back_from_its_file(name, tmp_path):
+    stage = toy_stage(name, sees=["anchor", *PLACES], null=True)
+    for p in stage.net.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    stage.export(1, tmp_path, "last")
+    frames, known = video(2, 11, (2, 2), 1), torch.zeros(11, dtype=torch.bool)
+    known[[0, 1, 5, 10]] = True
+    net = load_net(tmp_path / "model_last.pth", "raw")
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), stage.net.parameters(), strict=True))
+    stage.net.eval()
+    made, alone = (stage.as_model(1).complete(frames[:n], known, steps=2) for n in (2, 1))
+    assert torch.equal(made[:, known], frames[:, known]) and (made[:, ~known] != frames[:, ~known]).any()
+    assert (made[:1].int() - alone.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize("options", [{}, {"null": True}, {"residual": True}])
+def test_every_condition_declares_its_window_and_its_input(name, options):
+    form = condition(name=name, sees=["anchor", *PLACES], mask=True, **options)
+    given, z = context(4), torch.randn(2, CHANNELS, SHAPE.total)
+    assert (form.span, form.target, form.bits) == (4, 2, 4 * FRAMES)
+    assert form(z, given).shape == (2, form.in_channels, SHAPE.total)
+    assert torch.equal(form(z, given)[:, :CHANNELS], z)
+    assert torch.equal(form(z, None), form(z, form.nothing(2, z.device)))
+    hint = form.hint(given)
+    assert (hint is None) == (form.hint_spec is None)
+    assert hint is None or hint.shape == (2, form.hint_spec.channels, SHAPE.total)
+    assert form.residual == ("residual" in options)

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from latent_diffusion.config import DiffusionStageConfig, DiffusionTrainConfig
+from latent_diffusion.config import DiffusionStageConfig, DiffusionTrainConfig, HistoryNoiseConfig
 from latent_diffusion.process import PARAMETRISATIONS, ProcessConfig
 from latent_diffusion.schedule import ScheduleConfig
 
@@ -21,6 +21,20 @@ RESIDUAL = {"name": "concat", "residual": True}
 def test_nonsense_is_refused_with_its_value(setting, message):
     with pytest.raises(ValueError, match=message):
         DiffusionTrainConfig(**setting)
+
+
+@pytest.mark.parametrize("setting", [{"sigma": 1.5}, {"sigma": -0.1}, {"rate": 0.0}, {"rate": 1.1}])
+def test_history_noise_has_a_range(setting):
+    with pytest.raises(ValueError, match=r"train\.history_noise needs sigma in 0\.\.1"):
+        HistoryNoiseConfig(**setting)
+
+
+def test_history_noise_needs_a_network_that_is_told_and_the_other_way_round():
+    noisy, told = DiffusionTrainConfig(history_noise=HistoryNoiseConfig(0.3)), {"name": "concat", "history": True}
+    for options in ({"train": noisy}, {"condition": told}):
+        with pytest.raises(ValueError, match="set both, or neither"):
+            DiffusionStageConfig(**options)
+    assert DiffusionStageConfig(train=noisy, condition=told).train.history_noise == HistoryNoiseConfig(0.3, 0.5)
 
 
 def test_the_ends_of_a_range_belong_to_it():

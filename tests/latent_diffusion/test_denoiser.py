@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from autoencoder.planes import PlaneShape
-from latent_diffusion.condition import Context
+from latent_diffusion.condition import CONDITIONS, Context
 from latent_diffusion.denoiser import LatentDenoiser, PastForm, make_denoise
 from latent_diffusion.process import ProcessConfig, add_noise, target
-from latent_diffusion.schedule import ScheduleConfig, level_at
+from latent_diffusion.samplers import heun
+from latent_diffusion.schedule import ScheduleConfig, level_at, sampling_levels
 from latent_diffusion.unet import UNetConfig
 
 SHAPE = PlaneShape(2, 4, 4)
@@ -111,3 +112,102 @@ def test_which_frames_are_known_reaches_the_network_by_its_embedding():
     torch.nn.init.normal_(net.mask_embed[-1].weight)
     assert not torch.allclose(net(z, t, given), net(z, t, other))
     assert torch.equal(net(z, t, None), net(z, t, net.condition.nothing(1, z.device)))
+
+
+PLACES = ["anchor", "past", "self", "future"]
+EVERYTHING = dict(sees=PLACES, mask=True, null=True, history=True, residual=True)
+
+
+def every_net(name, **unet):
+    """A network with all that its condition can have."""
+    torch.manual_seed(0)
+    options = {"unet": UNetConfig(**vars(UNET) | {"mult": (1, 2), "positional_norm": True, "canvas": True} | unet)}
+    net = LatentDenoiser(options["unet"], {"name": name, **EVERYTHING}, SHAPE, 3, 4)
+    for p in net.parameters():
+        if not p.any():  # what is silent at first
+            torch.nn.init.normal_(p, std=0.3)
+    return net.eval()
+
+
+def every_context(net, batch=2):
+    rng = torch.Generator().manual_seed(1)
+    context = Context(torch.randn(batch, 4, 3, SHAPE.total, generator=rng), torch.rand(batch, 4, 4, generator=rng) < 0.3)
+    context.known[0, 1] = False
+    level = torch.rand(batch, 4, generator=rng)
+    return net.condition.noised(context, level, torch.randn(context.latents.shape, generator=rng))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_context_read_once_says_the_same_as_one_read_each_time(name, autocast):
+    net, x = every_net(name), torch.randn(2, 3, SHAPE.total)
+    for context in (every_context(net), None):
+        denoise = make_denoise(net, "x0", context, autocast=autocast)
+        for t in (0.9, 0.5, 0.1):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                anew = net(x, torch.full((2,), t), context)
+            assert torch.equal(denoise(x, level_at(COSINE, t)).x0, anew.float())
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_what_depends_on_the_context_alone_is_made_once_a_clip(name):
+    net, x, calls = every_net(name), torch.randn(2, 3, SHAPE.total), []
+    once = [net.mask_embed, net.level_embed, *net.condition.children(),
+            *(m for key, m in net.unet.named_modules() if key.endswith(("adapt.0", "adapt.1", "motion")))]
+    for module in once:
+        module.register_forward_hook(lambda module, *_: calls.append(module))
+    uses = {id(m): 3 if m in list(net.condition.children()) else len(net.unet.groups) if m not in once[:2] else 1 for m in once}
+    heun(make_denoise(net, "x0", every_context(net), guidance=1.5), x, sampling_levels(COSINE, 4), torch.randn_like)
+    for module in once:  # on every plane or sheet, with the context and without one
+        assert calls.count(module) == 2 * uses[id(module)]
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_guidance_knows_two_contexts(name):
+    net, x, context = every_net(name), torch.randn(2, 3, SHAPE.total), None
+    context = every_context(net)
+    cond, uncond = make_denoise(net, "x0", context)(x, LEVEL), make_denoise(net, "x0", None)(x, LEVEL)
+    guided = make_denoise(net, "x0", context, guidance=1.5)(x, LEVEL)
+    torch.testing.assert_close(guided.x0, 2.5 * cond.x0 - 1.5 * uncond.x0)
+    assert not torch.allclose(cond.x0, uncond.x0)
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_gradient_reaches_every_parameter(name):
+    net, x = every_net(name), torch.randn(2, 3, SHAPE.total)
+    net(x, torch.tensor([0.3, 0.8]), every_context(net)).square().sum().backward()
+    net(x, torch.tensor([0.3, 0.8]), None).square().sum().backward()
+    silent = [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_knowing_nothing_is_the_context_of_nothing(name):
+    net, x, t = every_net(name), torch.randn(2, 3, SHAPE.total), torch.tensor([0.3, 0.8])
+    nothing = net.condition.nothing(2, x.device)
+    assert torch.equal(net(x, t, None), net(x, t, nothing))
+    net.condition.null.data += 1.0
+    assert not torch.allclose(net(x, t, None), net(x, t, nothing._replace(known=~nothing.known)))
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_residual_is_added_to_the_filled_clip(name):
+    net, x, t = every_net(name), torch.randn(2, 3, SHAPE.total), torch.tensor([0.3, 0.8])
+    context, places = every_context(net), list(net.condition.sees)
+    before = net(x, t, context)
+    net.condition.residual = False
+    torch.testing.assert_close(before - net(x, t, context), context.latents[:, places.index("self")])
+
+
+def test_the_noise_of_each_place_reaches_the_network_by_its_embedding():
+    torch.manual_seed(0)
+    net = LatentDenoiser(UNET, {"name": "concat", "sees": PLACES, "mask": True, "history": True}, SHAPE, 3, 4).eval()
+    z, t = torch.randn(1, 3, SHAPE.total), torch.tensor([0.5])
+    given = Context(torch.randn(1, 4, 3, SHAPE.total), torch.ones(1, 4, 4, dtype=torch.bool))
+    told = [given._replace(level=level) for level in (torch.zeros(1, 4), 0.2 * torch.eye(4)[:1], 0.2 * torch.eye(4)[1:2])]
+    assert torch.equal(net(z, t, told[1]), net(z, t, given))  # silent at first
+    torch.nn.init.normal_(net.level_embed[-1].weight)
+    clean, first, second = (net(z, t, seen) for seen in told)
+    assert torch.equal(clean, net(z, t, given))  # clean by default
+    assert not torch.allclose(first, clean) and not torch.allclose(first, second)
+    assert torch.equal(net(z, t, given._replace(level=0.2)), net(z, t, given._replace(level=torch.full((1, 4), 0.2))))

@@ -107,6 +107,12 @@ def test_another_file_is_refused_with_what_it_holds(tmp_path):
         info(model=str(tmp_path / "other.pth"), weights="ema")
 
 
+def test_numbered_tensors_are_refused_too(tmp_path):
+    torch.save({0: torch.zeros(1)}, tmp_path / "numbered.pth")
+    with pytest.raises(ValueError, match="is no model"):
+        info(model=str(tmp_path / "numbered.pth"), weights="ema")
+
+
 def test_a_model_must_be_named():
     with pytest.raises(ValueError, match="--model MODEL"):
         info(model=None, weights="ema")

@@ -7,6 +7,7 @@ import torch
 from fakes import diffusion_config, diffusion_stage, micro, video
 
 from autoencoder.fill import fill_nearest
+from latent_diffusion.gamma import shaped_noise
 from latent_diffusion.masks import MASKS
 from latent_diffusion.process import add_noise, target
 from latent_diffusion.schedule import training_level
@@ -229,3 +230,75 @@ def test_it_learns_to_repeat_the_clip_before():
         frames = windows(1, seed=step).repeat(1, 2, 1, 1, 1)
         losses.append(float(stage.train_step(step, micro(frames, INDEX + 8 * step, 8), 8)["loss"]))
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+HISTORY = ("condition.mask=true", "condition.history=true", "train.history_noise={sigma: 0.6, rate: 0.5}")
+
+
+def test_history_is_noisy_for_a_share_of_the_samples_and_told():
+    stage, frames = make_stage(*HISTORY, mask="{name: fixed, known: 0-7}", sees="[anchor, past]"), windows(3, batch=400)
+    index = torch.arange(400)
+    context = stage.prepare(frames, index).context
+    clean = stage.prepare(frames, index, "validate").context
+    level = context.level
+    noisy = (level > 0).all(1)
+    assert torch.equal((level > 0).any(1), noisy) and 0.4 < noisy.float().mean() < 0.6
+    assert level.max() < 0.6 and level[noisy].mean().item() == pytest.approx(0.3, abs=0.03)
+    assert not torch.allclose(level[noisy, 0], level[noisy, 1])  # each place has its own
+    assert torch.equal(context.latents[~noisy], clean.latents[~noisy]) and clean.level == 0.0
+    s = level[noisy][:, :, None, None]
+    noise = (context.latents[noisy] - (1 - s**2).sqrt() * clean.latents[noisy]) / s
+    assert abs(noise.mean()) < 0.01 and noise.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_history_noise_belongs_to_the_sample():
+    stage, frames = make_stage(*HISTORY), windows()
+    together = stage.prepare(frames, INDEX).context
+    for i in range(8):
+        alone = stage.prepare(frames[i:i + 1], INDEX[i:i + 1]).context
+        assert all(torch.equal(a[0], b[i]) for a, b in zip(alone, together))
+    absent = ~together.known.any(-1)
+    assert absent.any() and not together.level[absent].any() and not together.latents[absent].any()
+
+
+def test_gamma_noise_is_what_is_added_and_predicted():
+    gamma = ("process.noise=gamma", "process.gamma_scale=1.0")
+    plain, stage = make_stage(*LINEAR), make_stage(*LINEAR, *gamma)
+    frames, seen = windows(), []
+    example, seed = stage.prepare(frames, INDEX), stage.cfg.train.seed
+
+    def net(z, t, context):
+        seen.append(z)
+        return z
+
+    losses = stage.losses(net, example, INDEX, "train")
+    level = training_level(stage.cfg.schedule, batch_rand((), INDEX, seed, "train", "level"))
+    normal = batch_randn(example.latent.shape[1:], INDEX, seed, "train", "noise")
+    noise = shaped_noise(normal, level, stage.cfg.process)
+    assert torch.equal(seen[0], add_noise(example.latent, noise, level)) and not torch.allclose(noise, normal, atol=0.1)
+    torch.testing.assert_close(losses, (seen[0] - example.latent).square().flatten(1).mean(1))
+    plain.losses(net, example, INDEX, "train")
+    assert torch.equal(seen[1], add_noise(example.latent, normal, level))
+
+
+def test_frames_of_the_clip_that_are_known_are_predicted_like_the_others():
+    # So a model that sees the clip alone is one that predicts all frames, known ones too.
+    stage, frames = make_stage(*LINEAR, "condition.mask=true", mask="{name: fixed, known: 0-1}", sees="[self]"), windows(1)
+    example = stage.prepare(frames, INDEX)
+    assert example.context.known[:, 0].tolist() == [[True, True, False, False]] * 8
+    frame_of = (torch.arange(example.latent.shape[-1]) // 4).expand_as(example.latent)  # the fake codec's pixels, t h w
+    for frame in range(T):
+        wrong = example.latent + (frame_of == frame)
+        losses = stage.losses(lambda z, t, context, wrong=wrong: wrong, example, INDEX, "train")
+        torch.testing.assert_close(losses, torch.full((8,), 4 / example.latent[0].numel()))
+
+
+def test_a_checkpoint_that_is_older_than_an_option_continues():
+    stage, other = make_stage(), make_stage()
+    state = copy.deepcopy(stage.state())
+    for part, key in (("unet", "canvas"), ("unet", "positional_norm"), ("process", "noise"), ("process", "gamma_scale")):
+        del state["config"][part][key]
+    other.load_state(state)
+    state["config"]["unet"]["canvas"] = True
+    with pytest.raises(ValueError, match="another model: unet"):
+        other.load_state(state)

@@ -242,3 +242,72 @@ def test_wrong_input_is_refused():
         net(noise(net), T)
     with pytest.raises(ValueError, match="positions"):
         net(noise(net, channels=6)[..., :-1], T)
+
+
+EXTRAS = {"positional_norm": True, "canvas": True}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_extras_take_any_grid(shape):
+    net = make_net(shape, in_channels=5, mult=(1, 1, 2), attention=(1,), **EXTRAS)
+    assert net(noise(net, channels=5), T).isfinite().all()
+
+
+def test_gradient_reaches_every_parameter_of_the_extras():
+    net = make_net((3, 4, 4), **EXTRAS)
+    net(noise(net), T).square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
+
+
+def test_positional_norms_are_silent_at_first():
+    plain, told = make_net(zero_out=True), make_net(zero_out=True, positional_norm=True)
+    told.load_state_dict(plain.state_dict(), strict=False)
+    for net in (plain, told):
+        torch.manual_seed(7)
+        for name, p in net.named_parameters():
+            if name.endswith(("conv2.weight", "conv_out.weight")):
+                torch.nn.init.normal_(p)
+    torch.testing.assert_close(told(noise(told), T), plain(noise(plain), T), rtol=0, atol=0)
+
+
+def test_positional_norms_tell_planes_places_and_times():
+    net = silence_mixing(make_net((4, 4, 4), positional_norm=True, mult=(1,), attention=()))
+    flat = torch.ones(2, 3, net.shape.total, dtype=torch.float64)
+    for p in net.time_embed.parameters():
+        torch.nn.init.zeros_(p)  # the time arrives through the norms alone
+    out = net(flat, T)
+    assert not torch.allclose(out[0], out[1])
+    hw, tw, th = unpack(out, net.shape)
+    assert not torch.allclose(hw, tw) and not torch.allclose(tw, th)
+    inner = hw[0, 0, 1:-1, 1:-1].unique().numel()
+    assert inner == 4  # every place differs, also away from the border
+
+
+def test_positional_norms_are_tied_to_no_batch_and_no_size():
+    net = make_net((2, 4, 6), positional_norm=True)
+    x = noise(net, batch=3)
+    times = torch.tensor([1.0, 500.0, 999.0])
+    together = net(x, times)
+    for i in (1, 0, 2):
+        torch.testing.assert_close(net(x[i:i + 1], times[i:i + 1])[0], together[i])
+    other = make_net((5, 7, 3), positional_norm=True)
+    other.load_state_dict(net.state_dict())
+    assert other(noise(other), T).isfinite().all()
+
+
+def test_a_blank_canvas_is_no_canvas():
+    plain, told = make_net(in_channels=5), make_net(in_channels=5, canvas=True)
+    weight = told.conv_in.weight.detach()[:, :5]
+    plain.load_state_dict({key: weight if key == "conv_in.weight" else value for key, value in told.state_dict().items()
+                           if key != "canvas"})
+    x = noise(plain, channels=5)
+    assert told.in_channels == 5 and not torch.allclose(told(x, T), plain(x, T))
+    torch.nn.init.zeros_(told.canvas)
+    torch.testing.assert_close(told(x, T), plain(x, T))
+
+
+def test_a_canvas_is_what_more_channels_would_hold():
+    wide, told = make_net(in_channels=8), make_net(in_channels=5, canvas=True)
+    wide.load_state_dict({key: value for key, value in told.state_dict().items() if key != "canvas"})
+    x = noise(told, channels=5)
+    torch.testing.assert_close(told(x, T), wide(torch.cat([x, told.canvas.expand(2, -1, -1)], 1), T))

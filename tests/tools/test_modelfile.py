@@ -61,6 +61,13 @@ def test_foreign_files_come_as_they_are(tmp_path):
     assert file.kind == "foreign" and file.weights == "foreign" and torch.equal(file.state["weight"], torch.ones(2))
 
 
+def test_a_list_of_states_comes_by_its_places(tmp_path):
+    torch.save([{"weight": torch.ones(2)}, {"lr": 0.1}, 7], tmp_path / "states.pt")
+    file = read_model(tmp_path / "states.pt")
+    assert file.kind == "foreign" and list(file.state) == ["0", "1", "2"]
+    assert torch.equal(file.state["0"]["weight"], torch.ones(2)) and file.state["2"] == 7
+
+
 def test_what_is_no_model_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match="no model at"):
         locate(tmp_path / "nowhere")

@@ -7,7 +7,7 @@ from media import flat, moving, still
 from PIL import Image
 
 from tools.video import read_video
-from tools.writers import grid_frames, strip, write_gif, write_mp4, write_png
+from tools.writers import Mp4Writer, grid_frames, strip, write_gif, write_mp4, write_png
 
 WHITE, RED = (255, 255, 255), (220, 40, 40)
 
@@ -35,6 +35,15 @@ def test_mp4_is_of_the_kind_that_every_player_shows(tmp_path):
     with av.open(str(tmp_path / "video.mp4")) as file:
         codec = file.streams.video[0].codec_context
         assert codec.name == "h264" and codec.pix_fmt == "yuv420p"
+
+
+def test_an_mp4_in_pieces_is_the_same_file(tmp_path):
+    frames = moving(9)
+    write_mp4(tmp_path / "whole.mp4", frames)
+    with Mp4Writer(tmp_path / "pieces.mp4") as writer:
+        for piece in np.split(frames, [1, 4, 5]):
+            writer.write(piece)
+    assert (tmp_path / "pieces.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
 def test_an_odd_side_of_an_mp4_repeats_its_last_line(tmp_path):
