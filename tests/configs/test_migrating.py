@@ -102,10 +102,11 @@ def keys(section, names):
 THEIRS = {
     "PVDM": flags("exp seed id data batch_size ds pretrain_config diffusion_config first_stage_folder first_model scale_lr")
     | keys("model", "resume amp base_learning_rate")
-    | named("""embed_dim disc_start double_z channels resolution timesteps skip in_channels out_ch num_res_blocks attn_resolutions splits base_learning_rate cond_model linear_start linear_end
-        num_timesteps_cond log_every_t loss_type first_stage_key cond_stage_key image_size cond_stage_trainable concat_mode
-        scale_by_std w warm_up_steps cycle_lengths f_start f_max f_min out_channels model_channels attention_resolutions
-        channel_mult num_heads use_scale_shift_norm resblock_updown"""),
+    | named("""embed_dim disc_start double_z channels resolution timesteps skip in_channels out_ch num_res_blocks
+        attn_resolutions splits base_learning_rate cond_model linear_start linear_end num_timesteps_cond log_every_t
+        loss_type first_stage_key cond_stage_key image_size cond_stage_trainable concat_mode scale_by_std w
+        warm_up_steps cycle_lengths f_start f_max f_min out_channels model_channels attention_resolutions channel_mult
+        num_heads use_scale_shift_norm resblock_updown"""),
     "MCVD": flags("""config data_path seed exp comment verbose resume_training test feats_dir stats_dir stats_download fast_fid
         fid_batch_size no_pr fid_num_samples pr_nn_k sample image_folder final_only end_ckpt freq no_ema ni interact video_gen
         video_folder subsample ckpt config_mod start_at""") | {"-i", "-v"}
