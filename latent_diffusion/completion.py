@@ -14,7 +14,7 @@ from latent_diffusion.distance import Observers, choose_distance, embedding
 from latent_diffusion.film import Film
 from latent_diffusion.gamma import shaped_draw, shaped_noise
 from latent_diffusion.guidance import Views, clamp_x0, steered
-from latent_diffusion.jobs import Job, finished, frames_around, make_jobs
+from latent_diffusion.jobs import Job, finished, fit_settings, frames_around, make_jobs, windowed
 from latent_diffusion.masks import thinned
 from latent_diffusion.modelfile import DiffusionModel
 from latent_diffusion.process import Denoised
@@ -22,7 +22,9 @@ from latent_diffusion.samplers import SAMPLERS, Denoiser
 from latent_diffusion.schedule import Level, sampling_levels
 from latent_diffusion.schemes import is_adaptive
 from latent_diffusion.settings import Settings
-from latent_diffusion.slot_noise import SlotNoise
+from latent_diffusion.slot_noise import SlotNoise, WindowNoise
+from latent_diffusion.window import WindowContext
+from latent_diffusion.window_view import window_context
 from tools.rng import numpy_rng
 from tools.video import to_clip, to_frames
 
@@ -48,11 +50,12 @@ class Completion:
 
     def __init__(self, model: DiffusionModel, settings: Settings, known: Tensor, ids: Sequence[tuple[int, int]],
                  progress: Callable[[int], None] | None = None):
-        self.model, self.codec, self.settings, self.ids, self.progress = model, model.codec, settings, ids, progress
+        self.model, self.codec, self.ids, self.progress = model, model.codec, ids, progress
         self.frames, self.clip = len(known), model.codec.frames
         if self.frames and bool(known.all()):
             raise ValueError(f"all {self.frames} frames are known, so there is nothing to make; give fewer with --known")
         self.condition = model.net.condition
+        self.settings = settings = fit_settings(self.condition, settings)
         check_guide(model, settings.guide)
         self.grid, self.known, self.windows, self.jobs, self.last = make_jobs(self.condition, self.clip, known, settings)
         self.sampler = SAMPLERS.bind(settings.sampler)
@@ -153,19 +156,36 @@ class Completion:
         self.film.drop(lambda frame: not alive[frame] and not told <= frame < self.frames)
 
     def _make(self, job: Job) -> None:
-        span = self.grid.span(job.slot)
         if self.observers and job.window != self._window:
             for window in self.windows[self._window + 1:job.window + 1]:
                 self.observed = self.observers.next(window)
             self._window = job.window
-        latent = self._sample(job)
-        new = [frame for frame in span if not self.done[frame]][:job.keep]
-        clip = self._decode(job, latent, new)
-        self.film.put(new, to_frames(clip[:, :, [frame - span.start for frame in new]]).cpu())
-        if self.settings.carry and len(new) == self.clip:  # else the slot's frames are not all its own
-            self.latents[span.start] = latent
-        self.before = latent if self.settings.init_prev_t is not None else None
-        self.done[new] = True
+        made = self._sample(job)
+        for slot, latent in zip(job.slots, made.unbind(1) if windowed(self.condition) else [made]):
+            span = self.grid.span(slot)
+            new = [frame for frame in span if not self.done[frame]][:job.keep]
+            if not new:  # the clips beside it have made all of them
+                continue
+            clip = self._decode(slot, latent, new)
+            self.film.put(new, to_frames(clip[:, :, [frame - span.start for frame in new]]).cpu())
+            if self.settings.carry and len(new) == self.clip:  # else the slot's frames are not all its own
+                self.latents[span.start] = latent
+            self.done[new] = True
+        self.before = made if self.settings.init_prev_t is not None else None
+
+    def _shown_window(self, job: Job, hidden: int = 0) -> WindowContext:
+        """What a window shows: the finished clips that it observes, and what is finished of those that it makes.
+
+        Args:
+            hidden: how many of its finished clips a weaker view leaves out, drawn once for each window.
+        """
+        extra = [slot for slot in job.observed if slot not in self.windows[job.window].observed]
+        rows = [[*seen, *extra] for seen in self.observed] or [list(job.observed)] * len(self.film)
+        if hidden:
+            rng = numpy_rng(self.settings.seed, "history", job.slot)
+            left = thinned(torch.ones(len(job.observed), dtype=torch.bool), hidden / len(job.observed), rng.random)
+            rows = [[slot for slot, kept in zip(row, left) if kept] for row in rows]
+        return window_context(self.condition, self.grid, rows, job.slots, self.done, self._observed, self.codec.device)
 
     def _context(self, slot: int, done: Tensor) -> Context:
         """What is finished around a slot; zeros in place of clips of which nothing is."""
@@ -198,8 +218,12 @@ class Completion:
         return latent
 
     def _hides(self, job: Job) -> int:
-        """How many of the finished frames that a clip is shown its weaker view hides."""
-        return round((1 - self.settings.history_fraction) * job.seen) if self.settings.history_guidance else 0
+        """How many of the finished frames that a clip is shown its weaker view hides; of a window's, whole clips."""
+        if not self.settings.history_guidance:
+            return 0
+        if windowed(self.condition):
+            return round((1 - self.settings.history_fraction) * len(job.observed)) * self.clip
+        return round((1 - self.settings.history_fraction) * job.seen)
 
     def _thinned(self, job: Job) -> Tensor:
         """What is finished but for the hidden part of a slot's history, the same for all videos."""
@@ -226,19 +250,23 @@ class Completion:
         """The network as it sees the clip: all that is finished around it, nothing of it, a part, or a weaker network."""
         model = self.settings.guide if name == "weak" else self.model
         if name == "nothing" or not model.net.condition.sees:
-            shown = None
+            shown = model.net.condition.unseen(shown)
+        elif name == "part" and windowed(self.condition):
+            shown = self._shown_window(job, self._hides(job) // self.clip)
         elif name == "part":
             shown = self._context(job.slot, self._thinned(job))
         return make_denoise(model.net, model.process.parametrisation, shown, autocast=self.settings.autocast)
 
     def _sample(self, job: Job) -> Tensor:
         settings, batch = self.settings, len(self.film)
-        shown = self._context(job.slot, self.done) if job.seen else None
+        together = windowed(self.condition)
+        shown = self._shown_window(job) if together else self._context(job.slot, self.done) if job.seen else None
         denoise = self._steered(job, lambda name: self._view(job, name, shown))
         if self.codec.limits is not None:
             denoise = clamp_x0(denoise, *self.codec.limits)
-        noise = SlotNoise(settings.seed, self.ids, job.slot)
-        like = torch.empty(batch, self.codec.channels, self.codec.shape.total, device=self.codec.device)
+        noise = WindowNoise(settings.seed, self.ids, job.slots) if together else SlotNoise(settings.seed, self.ids, job.slot)
+        like = torch.empty(batch, *([len(job.slots)] if together else []), self.codec.channels, self.codec.shape.total,
+                           device=self.codec.device)
         levels = self.levels[job.seen > 0, job.follows]
         drawn = shaped_noise(noise.start(like, settings.temperature, settings.shared_noise), levels[0], self.model.process)
         start = levels[0].sigma * drawn
@@ -256,9 +284,9 @@ class Completion:
 
     # --- decoding --------------------------------------------------------------------------------------------
 
-    def _decode(self, job: Job, latent: Tensor, new: Sequence[int]) -> Tensor:
+    def _decode(self, slot: int, latent: Tensor, new: Sequence[int]) -> Tensor:
         """Decode a slot and give it the detail of the finished frames within it, or else of those on either side."""
-        span, done = self.grid.span(job.slot), self.done
+        span, done = self.grid.span(slot), self.done
         plain = self.codec.decode(latent)  # b c t h w
         if not self.settings.border:
             return plain
@@ -300,6 +328,8 @@ def check_guide(model: DiffusionModel, guide: DiffusionModel | None) -> None:
     for what, mine, other in (("autoencoder", model.codec.weights_hash, guide.codec.weights_hash),
                               ("latent", (model.codec.shape, model.codec.channels), (guide.codec.shape, guide.codec.channels)),
                               ("frames of a clip", model.codec.frames, guide.codec.frames),
+                              ("kind of condition", *("window" if windowed(one.net.condition) else "one clip at a time"
+                                                      for one in (model, guide))),
                               ("schedule", model.schedule, guide.schedule)):
         if mine != other:
             raise ValueError(f"--guide {guide.file} is no weaker version of the model: its {what} is {other}, the model's "

@@ -53,12 +53,14 @@ class Condition(nn.Module):
         residual: the network's x0 is what it adds to the filled latent of the clip itself, so that what stands still is
             there from the first update on (nothing, if it is not seen); only for process.parametrisation=x0. A noisy
             context (see `noised`) is added as it is seen.
-        null: where nothing is known, show a learned latent (one vector for each place and plane), not zeros.
+        null_token: where nothing is known, show a learned latent (one vector for each place and plane), not zeros.
         history: tell the network how noisy the latents are that it is shown (see `noised`), by an embedding for each place.
     """
 
+    observes = False  # looks at all clips that a window observes, wherever they are, and makes several at once
+
     def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str], mask: bool, residual: bool,
-                 null: bool, history: bool):
+                 null_token: bool, history: bool):
         super().__init__()
         for place in sees:
             if place not in OFFSETS:
@@ -68,14 +70,14 @@ class Condition(nn.Module):
                              "set condition.mask=true")
         if "anchor" in sees and "past" not in sees:
             raise ValueError(f"condition.sees={list(sees)} has a gap between the anchor and the clip; add past")
-        if null and not (mask and sees):
-            raise ValueError("condition.null=true needs condition.mask=true, and something in condition.sees")
+        if null_token and not (mask and sees):
+            raise ValueError("condition.null_token=true needs condition.mask=true, and something in condition.sees")
         if history and not sees:
             raise ValueError("condition.history=true needs something in condition.sees that can be noisy")
         self.shape, self.channels, self.frames, self.mask, self.history = shape, channels, frames, mask, history
         self.residual = residual and "self" in sees
         self.sees = tuple(place for place in OFFSETS if place in sees)  # in the order of time
-        self.null = nn.Parameter(torch.zeros(len(sees), channels, 3)) if null else None  # k c, and which plane
+        self.null_token = nn.Parameter(torch.zeros(len(sees), channels, 3)) if null_token else None  # k c, and which plane
 
     @property
     def in_channels(self) -> int:
@@ -98,6 +100,11 @@ class Condition(nn.Module):
         return len(self.around)
 
     @property
+    def stretch(self) -> int:
+        """Frames of a training window."""
+        return self.span * self.frames
+
+    @property
     def around(self) -> range:
         """Clips that are looked at, counted from the target."""
         offsets = [0, *(OFFSETS[place] for place in self.sees)]
@@ -113,6 +120,10 @@ class Condition(nn.Module):
         k = len(self.sees)
         return Context(torch.zeros(batch, k, self.channels, self.shape.total, device=device),
                        torch.zeros(batch, k, self.frames, dtype=torch.bool, device=device))
+
+    def unseen(self, context: Context | None) -> Context | None:
+        """What the clip is shown in place of a context where nothing is known."""
+        return None
 
     def absent(self, known: Tensor) -> Tensor:
         """In which places nothing is there to be seen: b k f -> b k. The clip itself is filled from all the others."""
@@ -152,9 +163,9 @@ class Condition(nn.Module):
     def observed(self, context: Context) -> Tensor:
         """The latents with null tokens and mask planes, b k (c, c + 1) n."""
         latents = context.latents
-        if self.null is not None:
+        if self.null_token is not None:
             counts = torch.tensor(self.shape.sizes, device=latents.device)
-            token = self.null.repeat_interleave(counts, dim=-1, output_size=self.shape.total).to(latents)  # k c n
+            token = self.null_token.repeat_interleave(counts, dim=-1, output_size=self.shape.total).to(latents)  # k c n
             latents = torch.where(self.absent(context.known)[:, :, None, None], token, latents)
         if self.mask:
             latents = torch.cat([latents, mask_planes(context.known, self.shape)[:, :, None].to(latents)], dim=2)
@@ -183,8 +194,8 @@ class Concat(Condition):
     """
 
     def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str] = ("past",),
-                 mask: bool = False, residual: bool = False, null: bool = False, history: bool = False):
-        super().__init__(shape, channels, frames, sees=sees, mask=mask, residual=residual, null=null, history=history)
+                 mask: bool = False, residual: bool = False, null_token: bool = False, history: bool = False):
+        super().__init__(shape, channels, frames, sees=sees, mask=mask, residual=residual, null_token=null_token, history=history)
 
     @property
     def in_channels(self) -> int:
@@ -199,4 +210,4 @@ def check_width(dim: int) -> None:
         raise ValueError(f"condition.dim must be at least 1, got {dim}")
 
 
-from latent_diffusion import implicit, spade  # noqa: E402, F401  (they register themselves; CONDITIONS must exist)
+from latent_diffusion import implicit, spade, window  # noqa: E402, F401  (they register themselves; CONDITIONS must exist)

@@ -15,6 +15,7 @@ from latent_diffusion.samplers import Denoiser
 from latent_diffusion.schedule import Level, ScheduleConfig, level_at
 from latent_diffusion.sheets import time_features
 from latent_diffusion.unet import PlanesUNet, UNetConfig
+from latent_diffusion.window import PreparedWindow, WindowContext, prepare_window, run_window
 
 LEVEL_FEATURES = 32  # of the history noise of each place
 
@@ -25,6 +26,10 @@ class Prepared(NamedTuple):
     beside: Tensor | None  # b c n: channels beside x
     extra: Tensor | None   # b e: added to the embedding of t
     hint: Hint | None      # in the normalisations
+
+
+AnyContext = Context | WindowContext
+AnyPrepared = Prepared | PreparedWindow
 
 
 class LatentDenoiser(nn.Module):
@@ -41,26 +46,40 @@ class LatentDenoiser(nn.Module):
                  frames: int):
         super().__init__()
         self.condition = CONDITIONS.bind(condition)(shape, channels, frames)
-        self.unet = PlanesUNet(unet, shape, channels, self.condition.in_channels, self.condition.hint_spec)
+        self.unet = PlanesUNet(unet, shape, channels, self.condition.in_channels, self.condition.hint_spec,
+                               self.condition.observes)
         self.shape, self.channels, self.frames = shape, channels, frames
         emb, places = self.unet.emb_dim, len(self.condition.sees)
         self.mask_embed = _silent_mlp(self.condition.bits, emb) if self.condition.bits else None
         self.level_embed = _silent_mlp(places * LEVEL_FEATURES, emb) if self.condition.history else None
 
-    def forward(self, z: Tensor, t: Tensor, context: Context | Prepared | None = None) -> Tensor:
-        """Args: z: b c n; t: b, what the schedule calls the level; context: None = nothing is known."""
-        seen = context if isinstance(context, Prepared) else self.prepare(context, z)
+    def forward(self, z: Tensor, t: Tensor, context: AnyContext | AnyPrepared | None = None) -> Tensor:
+        """Args: z: b c n; t: b, what the schedule calls the level; context: None = nothing is known.
+
+        Where the condition is a window of slots, z and the output are b s c n, and t is b s or b.
+        """
+        seen = context if isinstance(context, AnyPrepared) else self.prepare(context, z)
+        if isinstance(seen, PreparedWindow):
+            return run_window(self, z, t, seen)
         x = z if seen.beside is None else torch.cat([z, seen.beside], dim=1)
         return seen.base + self.unet(x, t, seen.extra, seen.hint)
 
-    def prepare(self, context: Context | None, like: Tensor, keep: bool = False) -> Prepared:
+    def prepare(self, context: AnyContext | None, like: Tensor, keep: bool = False) -> AnyPrepared:
         """What `forward` makes of a context first; with `keep` also all that the blocks will make of it.
 
         Args:
-            like: has the batch size, device and type of the z to come.
+            like: has the shape, device and type of the z to come.
         """
+        if self.condition.observes:
+            return prepare_window(self, context, like, keep)
         base = self.condition.base(context)
         context = context or self.condition.nothing(len(like), like.device)
+        beside, hint = self.condition.beside(context), self.condition.hint(context)
+        return Prepared(base, None if beside is None else beside.to(like), self.told(context, like),
+                        None if hint is None else self.unet.read_hint(hint.to(like), keep))
+
+    def told(self, context: Context, like: Tensor) -> Tensor | None:
+        """What a context adds to the embedding of the level, b e: its masks and its noise."""
         extra = []
         if self.mask_embed is not None:
             extra.append(self.mask_embed(context.known.flatten(1).to(like.dtype)))
@@ -68,9 +87,7 @@ class LatentDenoiser(nn.Module):
             levels = self.condition.levels(context)  # b k
             features = time_features(1000 * levels.flatten(), LEVEL_FEATURES).unflatten(0, levels.shape)
             extra.append(self.level_embed(features.flatten(1).to(like.dtype)))
-        beside, hint = self.condition.beside(context), self.condition.hint(context)
-        return Prepared(base, None if beside is None else beside.to(like), sum(extra) if extra else None,
-                        None if hint is None else self.unet.read_hint(hint.to(like), keep))
+        return sum(extra) if extra else None
 
 
 def _silent_mlp(inputs: int, width: int) -> nn.Sequential:
@@ -81,7 +98,7 @@ def _silent_mlp(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), last)
 
 
-def make_denoise(net: LatentDenoiser, parametrisation: str, context: Context | None, guidance: float = 0.0,
+def make_denoise(net: LatentDenoiser, parametrisation: str, context: AnyContext | None, guidance: float = 0.0,
                  autocast: bool = False) -> Denoiser:
     """Fix everything but (x, level): what a sampler calls.
 
@@ -90,8 +107,8 @@ def make_denoise(net: LatentDenoiser, parametrisation: str, context: Context | N
         guidance: w of (1 + w) cond - w uncond, where uncond knows nothing.
         autocast: run the network in bfloat16.
     """
-    def denoiser(seen: Context | None) -> Denoiser:
-        prepared: Context | Prepared | None = None
+    def denoiser(seen: AnyContext | None) -> Denoiser:
+        prepared: AnyContext | AnyPrepared | None = None
 
         @torch.no_grad()
         def denoise(x: Tensor, level: Level) -> Denoised:
@@ -106,7 +123,7 @@ def make_denoise(net: LatentDenoiser, parametrisation: str, context: Context | N
 
     if context is None or not guidance:
         return denoiser(context)
-    return classifier_free(denoiser(context), denoiser(None), guidance)
+    return classifier_free(denoiser(context), denoiser(net.condition.unseen(context)), guidance)
 
 
 class PastForm(nn.Module):

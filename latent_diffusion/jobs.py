@@ -1,6 +1,7 @@
 """What is made of a video and in which order: clips, from a scheme, a schedule or one frame at a time (pure integers)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,15 +13,22 @@ from latent_diffusion.schedule_file import check_windows, read_schedule
 from latent_diffusion.schemes import Window, is_adaptive, windows
 from latent_diffusion.settings import Settings
 from latent_diffusion.slots import Grid, make_grid
+from latent_diffusion.window import Window as WindowCondition
 
 
 class Job(NamedTuple):
-    """One clip to be made."""
-    slot: int
+    """One clip to be made, or several at once."""
+    slot: int       # the first of them
     window: int     # of the plan, that it is a target of
     seen: int       # finished frames that its condition is shown; 0: it is made from nothing
     keep: int       # how many of its new frames are kept, the first ones
     follows: bool   # starts from the clip made before it
+    mates: tuple[int, ...] = ()     # clips that are made together with it
+    observed: tuple[int, ...] = ()  # finished clips that a window shows, where that is all that is seen
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        return self.slot, *self.mates
 
 
 class Jobs(NamedTuple):
@@ -40,6 +48,32 @@ def sees_itself(condition: nn.Module) -> bool:
 def observes(condition: nn.Module) -> bool:
     """Whether a condition looks at the clips that a window observes, wherever they are, and not at neighbours."""
     return getattr(condition, "observes", False)
+
+
+def windowed(condition: nn.Module) -> bool:
+    """Whether a condition takes all clips of a window at once."""
+    return isinstance(condition, WindowCondition)
+
+
+def fit_settings(condition: nn.Module, settings: Settings) -> Settings:
+    """Let a model that takes windows have those that it was trained for.
+
+    Raises:
+        ValueError: options that need one clip at a time, or a window that is too large.
+    """
+    if not windowed(condition):
+        return settings
+    for name, value in (("rollout.one_frame", settings.one_frame), ("init_prev_t", settings.init_prev_t)):
+        if value:
+            raise ValueError(f"{name} is for models that make one clip at a time, but this one makes all of a window together "
+                             "(condition.name=window); leave it out")
+    most = condition.slots
+    if (settings.window or 0) > most:
+        raise ValueError(f"this model was trained on windows of up to {most} clips, got --window {settings.window}; use "
+                         f"--window {most} or less, or another --scheme")
+    window = settings.window or most
+    stride = settings.stride if settings.schedule is not None or settings.stride else max(1, window // 2)
+    return replace(settings, window=window, stride=stride)
 
 
 def frames_around(condition: nn.Module, start: int, clip: int) -> Tensor:
@@ -67,8 +101,9 @@ def make_jobs(condition: nn.Module, clip: int, known: Tensor, settings: Settings
     grid = _frame_grid(condition, clip, known) if settings.one_frame else _clip_grid(condition, clip, len(known), settings)
     known = torch.cat([known, known.new_zeros(grid.frames - len(known))])
     plan = list(_plan(condition, grid, known, settings))
-    jobs = list(_jobs(condition, grid, known, plan, settings))
-    return Jobs(grid, known, plan, jobs, _last(condition, grid, jobs))
+    jobs = list((_window_jobs if windowed(condition) else _jobs)(condition, grid, known, plan, settings))
+    by_content = settings.schedule is None and is_adaptive(settings.scheme)
+    return Jobs(grid, known, plan, jobs, _last(condition, grid, jobs, by_content))
 
 
 def check_condition(condition: nn.Module, clip: int, known: Tensor, settings: Settings) -> None:
@@ -112,7 +147,8 @@ def _check_whole_clips(given: list[int], clip: int, one_frame: bool) -> None:
 
 def _clip_grid(condition: nn.Module, clip: int, frames: int, settings: Settings) -> Grid:
     general = sees_itself(condition)
-    overlap = min(int(general), clip - 1) if settings.overlap is None else settings.overlap
+    own = condition.overlap if windowed(condition) else int(general)
+    overlap = min(own, clip - 1) if settings.overlap is None else settings.overlap
     return make_grid(frames, clip, overlap, whole=not general)
 
 
@@ -174,12 +210,28 @@ def _jobs(condition: nn.Module, grid: Grid, known: Tensor, plan: list[Window], s
             seen.add(slot)
 
 
-def _last(condition: nn.Module, grid: Grid, jobs: list[Job]) -> Tensor:
-    """For every frame the last job that may look at it: at most a clip away from its own, on either side."""
-    last = torch.full((grid.frames,), len(jobs) if observes(condition) else -1)
-    for number, job in enumerate(jobs):
-        start = grid.starts[job.slot]
-        near = torch.arange(start - grid.clip, start + 2 * grid.clip)
-        looked = torch.cat([near, frames_around(condition, start, grid.clip).flatten()])
-        last[looked[(looked >= 0) & (looked < grid.frames)]] = number if not observes(condition) else len(jobs)
+def _window_jobs(condition: nn.Module, grid: Grid, known: Tensor, plan: list[Window], settings: Settings) -> Iterator[Job]:
+    """All clips of a window together; those of which the ones before have made all frames are seen as finished."""
+    done = known.clone()
+    for number, window in enumerate(plan):
+        target = [slot for slot in window.target if not done[list(grid.span(slot))].all()]
+        if target:
+            observed = sorted({*window.observed, *window.target} - {*target})
+            frames = torch.tensor([frame for slot in (*observed, *target) for frame in grid.span(slot)])
+            yield Job(target[0], number, int(done[frames].sum()), grid.clip, False, tuple(target[1:]), tuple(observed))
+            done[frames] = True
+
+
+def _last(condition: nn.Module, grid: Grid, jobs: list[Job], by_content: bool) -> Tensor:
+    """For every frame the last job that may look at it: near its clips, or in what a window observes, whatever it is."""
+    anywhere = by_content and observes(condition)
+    last = torch.full((grid.frames,), len(jobs) if anywhere else -1)
+    for number, job in enumerate(jobs if not anywhere else ()):
+        for slot in job.slots:
+            start = grid.starts[slot]
+            near = torch.arange(start - grid.clip, start + 2 * grid.clip)
+            looked = torch.cat([near, frames_around(condition, start, grid.clip).flatten()])
+            last[looked[(looked >= 0) & (looked < grid.frames)]] = number
+        for slot in job.observed:
+            last[list(grid.span(slot))] = number
     return last

@@ -1,6 +1,6 @@
 """What scales and shifts the U-Net's normalisations beside the time: a condition, position by position, and the place."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,7 @@ class Side(NamedTuple):
     time: Tensor                 # b: the time, -1 to 1
     places: list[Sheets] | None  # coordinates by level, k 6 h w
     hint: Hint | None
+    slots: Any = None            # SlotView of a window's clips, for the attention between them (see cross_slot.py)
 
 
 class Adapt(nn.Module):

@@ -66,7 +66,7 @@ def sample(*, model: str | None, first_model: str | None, weights: str, task: st
     else:
         baselines.check(baseline, mask)
     if schedule is None and not checked.one_frame:
-        settings |= checked.sizes
+        settings |= (work.settings if work else checked).sizes
     if resolution is not None:
         data_overrides.append(f"data.resolution={resolution}")
     truth = open_truth(task, mask, pipeline, data=data, data_path=data_path, input=input, resize=resize, starts=starts,

@@ -33,3 +33,16 @@ class SlotNoise:
             common = [randn(like.shape[1:], self.seed, "sample", video, sample, "common") for video, sample in self.ids]
             own = mixed(own, torch.stack(common).to(like), shared)
         return own if temperature == 1 else tempered(own, temperature)
+
+
+class WindowNoise:
+    """The same for clips that are made together, b s c n: each has the noise that it would have alone."""
+
+    def __init__(self, seed: int, ids: Sequence[tuple[int, int]], slots: Sequence[int]):
+        self.slots = [SlotNoise(seed, ids, slot) for slot in slots]
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return torch.stack([noise(one) for noise, one in zip(self.slots, like.unbind(1), strict=True)], 1)
+
+    def start(self, like: Tensor, temperature: float = 1.0, shared: float = 0.0) -> Tensor:
+        return torch.stack([noise.start(one, temperature, shared) for noise, one in zip(self.slots, like.unbind(1))], 1)

@@ -10,15 +10,16 @@ from autoencoder.augment import augment
 from autoencoder.border import at_frames
 from autoencoder.codec import Codec
 from autoencoder.fill import fill_nearest
-from latent_diffusion.condition import OFFSETS, Context
+from latent_diffusion.condition import OFFSETS
 from latent_diffusion.config import DiffusionStageConfig
-from latent_diffusion.denoiser import LatentDenoiser
+from latent_diffusion.denoiser import AnyContext, LatentDenoiser
 from latent_diffusion.gamma import shaped_noise
 from latent_diffusion.masks import MASKS
 from latent_diffusion.modelfile import DiffusionModel, with_defaults
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.process import add_noise, sample_losses, target
 from latent_diffusion.schedule import training_level
+from latent_diffusion.window_example import encode_window, lay_out, place_draws
 from tools import checkpoint, dist
 from tools.ema import Ema
 from tools.modelfile import write_models
@@ -31,8 +32,9 @@ MASK_ATTEMPTS = 16
 
 
 class Example(NamedTuple):
-    latent: Tensor    # b c n: of the whole true target clip
-    context: Context  # what the condition sees around it
+    latent: Tensor        # b c n: of the whole true target clip; b s c n of a window of slots
+    context: AnyContext   # what the condition sees around it
+    keep: Tensor | None = None  # b s: slots that bear loss
 
 
 class DiffusionStage:
@@ -86,6 +88,8 @@ class DiffusionStage:
             clip = augment(clip, index, self.cfg.train.seed, flip=self.cfg.train.flip,
                            shift=self.cfg.train.shift)
         t, condition = self.codec.frames, self.net.condition
+        if condition.observes:
+            return self._window(clip, index, stream)
         context = condition.nothing(len(clip), self.device)
         if clip.shape[2] < condition.span * t:  # a window without neighbours: nothing is ever known
             return Example(self.codec.encode(clip), context)
@@ -103,7 +107,18 @@ class DiffusionStage:
                 context.latents[some, place] = self.codec.encode(filled[:, :, span] if name == "self" else filled)
         return Example(self.codec.encode(clip[:, :, begin:begin + t]), self._noise_history(context, index, stream))
 
-    def _noise_history(self, context: Context, index: Tensor, stream: str) -> Context:
+    def _window(self, clip: Tensor, index: Tensor, stream: str) -> Example:
+        """Clips of a stretch: those known as a whole are given, each other is a target."""
+        condition, t, starts, masks = self.net.condition, self.codec.frames, [], []
+        frames = min(clip.shape[2], condition.stretch)
+        for i in index.tolist():
+            draws = place_draws(self.cfg.train.seed, stream, i, frames)
+            starts.append(condition.lay(frames, lambda draws=draws: next(draws)))
+            masks.append(self._draw_mask(frames, [slice(start, start + t) for start in starts[-1]], i, stream))
+        latent, context = encode_window(self.codec, clip, lay_out(condition, starts, masks))
+        return Example(latent, self._noise_history(context, index, stream), context.targets)
+
+    def _noise_history(self, context: AnyContext, index: Tensor, stream: str) -> AnyContext:
         """Make the context of some samples noisy while training; see HistoryNoiseConfig."""
         cfg, shape = self.cfg.train.history_noise, context.latents.shape[1:]
         if not cfg.sigma or stream != "train":
@@ -117,16 +132,17 @@ class DiffusionStage:
         """Which frames of each window are known, never all of the target's: bool b t."""
         begin = self.net.condition.target * self.codec.frames
         own = slice(begin, begin + self.codec.frames)
-        return torch.stack([self._draw_mask(frames, own, i, stream) for i in index.tolist()])
+        return torch.stack([self._draw_mask(frames, [own], i, stream) for i in index.tolist()])
 
-    def _draw_mask(self, frames: int, own: slice, index: int, stream: str) -> Tensor:
+    def _draw_mask(self, frames: int, own: list[slice], index: int, stream: str) -> Tensor:
+        """Known frames, bool t; of these clips at least one is not known as a whole."""
         for attempt in range(MASK_ATTEMPTS):
             key = (self.cfg.train.seed, stream, "mask", index, *([attempt] if attempt else []))
             draws = iter(rand((4 * frames + 64,), *key).tolist())
             known = self.mask(frames, lambda draws=draws: next(draws))
-            if not known[own].all():
+            if not all(known[clip].all() for clip in own):
                 return known
-        known[own] = False  # a sampler that nearly always knows the target
+        known[own[-1]] = False  # a sampler that nearly always knows the target
         return known
 
     def _place_unconditional(self, clip: Tensor, known: Tensor, index: Tensor, stream: str) -> Tensor:
@@ -142,15 +158,22 @@ class DiffusionStage:
     def losses(self, net: torch.nn.Module, example: Example, index: Tensor, stream: str) -> Tensor:
         """Mean loss of each sample, b, at a level and with noise that follow from its index."""
         seed, latent = self.cfg.train.seed, example.latent
-        u = batch_rand((), index, seed, stream, "level").to(self.device)
+        u = self._level_draws(example, index, stream).to(self.device)
         noise = batch_randn(latent.shape[1:], index, seed, stream, "noise").to(self.device)
         level = training_level(self.cfg.schedule, u)
         noise = shaped_noise(noise, level, self.cfg.process)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.train.autocast == "bf16"):
             output = net(add_noise(latent, noise, level), level.t, example.context)
         wanted = target(latent, noise, level, self.cfg.process.parametrisation)
-        loss = sample_losses(output, wanted, level, self.cfg.process)
+        loss = sample_losses(output, wanted, level, self.cfg.process, example.keep)
         return loss.sum / loss.count
+
+    def _level_draws(self, example: Example, index: Tensor, stream: str) -> Tensor:
+        """Uniform draws of the levels: b, or b s for the slots of a window, which are alike if it says so."""
+        if example.keep is None:
+            return batch_rand((), index, self.cfg.train.seed, stream, "level")
+        slots, own = example.keep.shape[1], self.net.condition.levels_of_targets == "own"
+        return batch_rand((slots if own else 1,), index, self.cfg.train.seed, stream, "level").expand(-1, slots)
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
@@ -166,16 +189,17 @@ class DiffusionStage:
 
     def sample(self, step: int, folder: Path) -> None:
         """Write predictions beside the truth, and free generations: a strip of frames and a video."""
-        t, sees = self.codec.frames, self.net.condition.sees
+        t, condition = self.codec.frames, self.net.condition
+        continues = "past" in condition.sees or condition.observes
         with self.ema.applied(self.net):
             model = self.as_model(step)
             self.net.eval()
             rows, known = [], None
-            if "past" in sees and self.validation.shape[1] >= 2 * t:
+            if continues and self.validation.shape[1] >= 2 * t:
                 truth, known = self.validation[:2, :2 * t], torch.arange(2 * t) < t
                 made = model.complete(truth, known.expand(len(truth), -1), steps=self.cfg.train.sample_steps)
                 rows += [video.numpy() for pair in zip(truth, made) for video in pair]
-            rows += list(model.generate(2, frames=2 * t if "past" in sees else t, steps=self.cfg.train.sample_steps).numpy())
+            rows += list(model.generate(2, frames=2 * t if continues else t, steps=self.cfg.train.sample_steps).numpy())
             self.net.train()
         write_png(folder / f"step-{step:08d}.png", strip(rows))
         write_mp4(folder / f"step-{step:08d}.mp4", rows[-1])

@@ -54,9 +54,9 @@ def train_diffusion(cfg: DiffusionStageConfig, run: Run, codec: Codec, *, resume
 
 
 def _window(cfg: DiffusionStageConfig, net: LatentDenoiser, codec: Codec) -> int:
-    """Frames of a training window: the target clip and the neighbours that the condition looks at."""
+    """Frames of a training window: the target clip and the neighbours that the condition looks at, or all of its clips."""
     never = cfg.mask.get("name") == "none" or cfg.mask.get("rate") == 0
-    return codec.frames * (1 if never else net.condition.span)
+    return codec.frames if never and not net.condition.observes else net.condition.stretch
 
 
 def codec_payload(codec: Codec) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from autoencoder.planes import PlaneShape
+from latent_diffusion.attention import PackedAttention, PlaneAttention
+from latent_diffusion.cross_slot import CrossSlotAttention, Memory, SlotView
 from latent_diffusion.modulation import Adapt, Hint, HintSpec, Positional, Side
 from latent_diffusion.sheets import (
     POSITION_FEATURES,
     Norm,
     Sheets,
     Sizes,
-    as_sheet,
-    as_tokens,
     coordinates,
     equal_planes,
     from_sheets,
@@ -141,57 +141,20 @@ class ResBlock(nn.Module):
         return x
 
 
-class Attention(nn.Module):
-    """Residual self-attention over tokens; the norm sees the whole sequence."""
-
-    def __init__(self, channels: int, cfg: UNetConfig):
-        super().__init__()
-        self.heads = cfg.heads
-        self.norm = Norm(channels, cfg.norm_groups)
-        self.qkv = nn.Linear(channels, 3 * channels)  # output channels: head, then q k v, then features
-        self.out = zeroed(nn.Linear(channels, channels), cfg.zero_out)
-        head = channels // cfg.heads
-        self.norm_q = nn.RMSNorm(head, eps=1e-6) if cfg.qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(head, eps=1e-6) if cfg.qk_norm else nn.Identity()
-
-    def branch(self, tokens: Tensor) -> Tensor:  # b n c -> b n c, what is to be added
-        x = tokens.transpose(1, 2)[:, :, None]                           # b c 1 n: group norm takes it as it lies
-        x = self.norm(x)[:, :, 0].transpose(1, 2).to(tokens.dtype)
-        qkv = self.qkv(x).unflatten(-1, (self.heads, 3, -1))             # b n head 3 d
-        q, k, v = qkv.transpose(1, 2).unbind(3)                          # each b head n d
-        x = F.scaled_dot_product_attention(self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype), v)
-        return self.out(x.transpose(1, 2).flatten(2))
-
-
-class PlaneAttention(Attention):
-    """Every plane attends to itself."""
-
-    def forward(self, sheets: Sheets, side: Side, sizes: Sizes | None) -> Sheets:
-        return [x + as_sheet(self.branch(as_tokens(x, len(x))), x) for x in sheets]
-
-
-class PackedAttention(Attention):
-    """The planes attend to each other: all positions of a sample, in any order, are one sequence."""
-
-    def forward(self, sheets: Sheets, batch: int) -> Sheets:
-        parts = [as_tokens(x, batch) for x in sheets]
-        tokens = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        change = self.branch(tokens).split([part.shape[1] for part in parts], dim=1)
-        return [as_sheet(part + c, x) for part, c, x in zip(parts, change, sheets)]
-
-
 class Stage(nn.Module):
-    """One entry of the U-Net: blocks on each plane, then the attention over all of them."""
+    """One entry of the U-Net: blocks on each plane, then the attention over all of them, and that over clips if any."""
 
-    def __init__(self, blocks: list[nn.Module], channels: int, cfg: UNetConfig):
+    def __init__(self, blocks: list[nn.Module], channels: int, cfg: UNetConfig, windows: bool = False):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.mix = PackedAttention(channels, cfg)
+        self.cross = CrossSlotAttention(channels, cfg) if windows else None
 
     def forward(self, sheets: Sheets, side: Side, sizes: Sizes | None = None) -> Sheets:
         for block in self.blocks:
             sheets = block(sheets, side, sizes)
-        return self.mix(sheets, len(side.emb))
+        sheets = self.mix(sheets, len(side.emb))
+        return sheets if self.cross is None else self.cross(sheets, side.slots)
 
 
 class PlanesUNet(nn.Module):
@@ -206,12 +169,13 @@ class PlanesUNet(nn.Module):
         latent_channels: channels of the output.
         in_channels: channels of the input, condition included; `latent_channels` when left out.
         hint: of the condition that joins the normalisations, if one does.
+        windows: the batch axis holds all clips (slots) of windows, which meet in an attention after each block.
     """
 
     def __init__(self, cfg: UNetConfig, shape: PlaneShape, latent_channels: int,
-                 in_channels: int | None = None, hint: HintSpec | None = None):
+                 in_channels: int | None = None, hint: HintSpec | None = None, windows: bool = False):
         super().__init__()
-        self.cfg, self.shape, self.hint_spec = cfg, shape, hint
+        self.cfg, self.shape, self.hint_spec, self.windows = cfg, shape, hint, windows
         self.latent_channels, self.in_channels = latent_channels, in_channels or latent_channels
         self.groups = equal_planes(shape)
         self.emb_dim = emb = 4 * cfg.width
@@ -235,33 +199,37 @@ class PlanesUNet(nn.Module):
             attend = [PlaneAttention(out, cfg)] if 2 ** level in cfg.attention else []
             return [block(channels, out, level), *attend]
 
+        def stage(entry: list[nn.Module], out: int) -> Stage:
+            return Stage(entry, out, cfg, self.windows)
+
         widths = [cfg.width * m for m in cfg.mult]
         channels, skips = cfg.width, [cfg.width]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for level, out in enumerate(widths):
             for _ in range(cfg.res_blocks):
-                self.down.append(Stage(blocks(channels, out, level), out, cfg))
+                self.down.append(stage(blocks(channels, out, level), out))
                 channels = out
                 skips.append(out)
             if level + 1 < len(widths):
-                self.down.append(Stage([block(out, out, level, "down")], out, cfg))
+                self.down.append(stage([block(out, out, level, "down")], out))
                 skips.append(out)
         bottom = len(widths) - 1
-        self.middle = Stage([block(channels, channels, bottom), PlaneAttention(channels, cfg),
-                             block(channels, channels, bottom)], channels, cfg)
+        self.middle = stage([block(channels, channels, bottom), PlaneAttention(channels, cfg),
+                             block(channels, channels, bottom)], channels)
         for level, out in reversed(list(enumerate(widths))):
             for i in range(cfg.res_blocks + 1):
                 entry = blocks(channels + skips.pop(), out, level)
                 if level and i == cfg.res_blocks:
                     entry.append(block(out, out, level, "up"))
-                self.up.append(Stage(entry, out, cfg))
+                self.up.append(stage(entry, out))
                 channels = out
 
     def read_hint(self, hint: Tensor, keep: bool = False) -> Hint:
         """What `forward` takes as hint, of b f n; see Hint for `keep`."""
         return Hint(pyramid(to_sheets(hint, self.shape, self.groups), len(self.cfg.mult)), keep)
 
-    def forward(self, x: Tensor, t: Tensor, emb_extra: Tensor | None = None, hint: Hint | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, emb_extra: Tensor | None = None, hint: Hint | None = None,
+                slots: SlotView | None = None) -> Tensor:
         """Output of the network, in the parametrisation it was trained with.
 
         Args:
@@ -269,14 +237,27 @@ class PlanesUNet(nn.Module):
             t: b, time of each sample, float or int, in the units that `cfg.time_scale` expects.
             emb_extra: b `emb_dim`, added to the time embedding.
             hint: what `read_hint` makes of the condition that joins the normalisations.
+            slots: which clips of which windows the batch axis holds.
 
         Returns:
             b `latent_channels` n.
         """
+        sheets = self._trunk(x, t, emb_extra, hint, slots)
+        out = [self.conv_out(F.silu(self.norm_out(x)).to(x.dtype)) for x in sheets]
+        return from_sheets(out, len(x), self.groups)
+
+    def remember(self, x: Tensor, t: Tensor, emb_extra: Tensor | None, slots: SlotView) -> Memory:
+        """The keys and values of clips that others will look at; nothing is made of them after the last attention."""
+        memory = slots.begin_recording(self.up[-1].cross)
+        self._trunk(x, t, emb_extra, None, slots)
+        return memory
+
+    def _trunk(self, x: Tensor, t: Tensor, emb_extra: Tensor | None, hint: Hint | None, slots: SlotView | None) -> Sheets:
         if x.shape[1] != self.in_channels:
             raise ValueError(f"the U-Net takes {self.in_channels} channels, got {x.shape[1]}")
         assert (hint is None) == (self.hint_spec is None), "a hint goes with a network that was built for one"
-        side = self._side(t, emb_extra, hint)
+        assert (slots is None) == (not self.windows), "slots go with a network that was built for windows"
+        side = self._side(t, emb_extra, hint, slots)
         sheets = self._read(x)
         skips = [sheets]
         for stage in self.down:
@@ -287,22 +268,21 @@ class PlanesUNet(nn.Module):
             joined = [torch.cat(pair, dim=1) for pair in zip(sheets, skips.pop())]
             sizes = [tuple(x.shape[-2:]) for x in skips[-1]] if skips else None
             sheets = self._run(stage, joined, side, sizes)
-        out = [self.conv_out(F.silu(self.norm_out(x)).to(x.dtype)) for x in sheets]
-        return from_sheets(out, len(x), self.groups)
+        return sheets
 
     def _run(self, stage: Stage, *args) -> Sheets:
         if self.cfg.grad_checkpoint and torch.is_grad_enabled():
             return checkpoint(stage, *args, use_reentrant=False)
         return stage(*args)
 
-    def _side(self, t: Tensor, emb_extra: Tensor | None, hint: Hint | None) -> Side:
+    def _side(self, t: Tensor, emb_extra: Tensor | None, hint: Hint | None, slots: SlotView | None) -> Side:
         dtype, steps, places = self.conv_in.weight.dtype, t * self.cfg.time_scale, None
         emb = self.time_embed(time_features(steps, self.cfg.width).to(dtype))
         if self.middle.blocks[0].positional is not None:
             where = coordinates(self.shape, t.device)
             sheets = [torch.stack([where[i] for i in group]).to(dtype) for group in self.groups]
             places = pyramid(sheets, len(self.cfg.mult))
-        return Side(F.silu(emb if emb_extra is None else emb + emb_extra), (steps / 500 - 1).to(dtype), places, hint)
+        return Side(F.silu(emb if emb_extra is None else emb + emb_extra), (steps / 500 - 1).to(dtype), places, hint, slots)
 
     def _read(self, x: Tensor) -> Sheets:
         """b c n -> planes of equal size on one batch axis, after the first convolution."""

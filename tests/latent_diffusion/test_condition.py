@@ -133,33 +133,33 @@ def some_absent():
 @pytest.mark.parametrize("name", ["concat", "spade"])
 def test_null_tokens_stand_where_and_only_where_nothing_is_seen(name):
     # The clip itself holds the nearest known frame of any place, so it is absent only where nothing is known at all.
-    form, (given, absent) = condition(name=name, sees=PLACES, mask=True, null=True), some_absent()
+    form, (given, absent) = condition(name=name, sees=PLACES, mask=True, null_token=True), some_absent()
     assert torch.equal(form.absent(given.known), absent)
-    torch.nn.init.normal_(form.null)
+    torch.nn.init.normal_(form.null_token)
     seen = form.observed(given)
     assert torch.equal(seen[:, :, CHANNELS], mask_planes(given.known, SHAPE))
     assert torch.equal(seen[:, :, :CHANNELS][~absent], given.latents[~absent])
     for b, k in absent.nonzero().tolist():
         for i, plane in enumerate(unpack(seen[b:b + 1, k, :CHANNELS], SHAPE)):
-            assert torch.equal(plane, form.null[k, :, i, None, None].expand_as(plane[0])[None])
+            assert torch.equal(plane, form.null_token[k, :, i, None, None].expand_as(plane[0])[None])
 
 
 @pytest.mark.parametrize("name", ["concat", "spade"])
 def test_null_tokens_learn_from_what_is_absent(name):
-    form, (given, absent) = condition(name=name, sees=PLACES, mask=True, null=True), some_absent()
+    form, (given, absent) = condition(name=name, sees=PLACES, mask=True, null_token=True), some_absent()
     form.observed(Context(given.latents[:1], given.known[:1])).sum().backward()
-    assert form.null.grad is None or not form.null.grad.any()
+    assert form.null_token.grad is None or not form.null_token.grad.any()
     form.observed(given).sum().backward()
     counts = absent.sum(0)[:, None, None] * torch.tensor(SHAPE.sizes)  # of positions that show each token
-    assert torch.equal(form.null.grad, counts.expand_as(form.null).float())
+    assert torch.equal(form.null_token.grad, counts.expand_as(form.null_token).float())
 
 
 def test_pvdms_form_has_no_null_token():
     assert list(condition().parameters()) == []
-    with pytest.raises(ValueError, match=r"condition\.null=true needs condition\.mask=true"):
-        condition(null=True)
+    with pytest.raises(ValueError, match=r"condition\.null_token=true needs condition\.mask=true"):
+        condition(null_token=True)
     with pytest.raises(ValueError, match=r"something in condition\.sees"):
-        condition(sees=[], mask=True, null=True)
+        condition(sees=[], mask=True, null_token=True)
 
 
 def test_noised_latents_keep_their_variance_and_absent_ones_stay():
@@ -186,16 +186,19 @@ def test_noise_needs_a_model_that_is_told_and_a_level():
 
 # What every condition owes, as soon as it is registered.
 
-OWN = {"concat": {"sees": ["past"]}, "spade": {"sees": ["past"]}}  # others: their default places
+OWN = {"concat": {"sees": ["past"], "mask": True}, "spade": {"sees": ["past"], "mask": True}, "implicit": {"mask": True},
+       "window": {"slots": 2, "overlap": 0, "fewer": 0.0}}
+ALL = {"sees": ["anchor", *PLACES], "mask": True, "null_token": True}
+NEIGHBOURS = [name for name in CONDITIONS if name != "window"]  # those that make one clip at a time
 
 
 def toy_stage(name, **options):
     """A stage whose target is a function of what is seen: every clip is the one before it."""
-    options = {"name": name, "mask": True, **OWN.get(name, {}), **options}
-    sees = condition(**options).around
+    options = {"name": name, **(options or OWN[name])}
+    target = condition(**options).target if name in NEIGHBOURS else 1  # the clips before it are known
     small = ("unet.mult=[1]", "unet.attention=[1]", "process.parametrisation=x0", "optim.lr=3e-3", "optim.warmup=0")
     return diffusion_stage(diffusion_config(*small, f"condition={json.dumps(options)}",
-                                            f"mask={{name: fixed, known: 0-{-4 * sees.start - 1}}}"))
+                                            f"mask={{name: fixed, known: 0-{4 * target - 1}}}"))
 
 
 def still(stage, step, batch=8):
@@ -211,7 +214,8 @@ def test_every_condition_learns_what_the_target_is_a_function_of(name):
         losses.append(float(stage.train_step(step, batch, 8)["loss"]))
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
     example = stage.prepare(still(stage, 100), index, "validate")
-    other = example._replace(context=Context(*(part.roll(1, 0) for part in example.context[:2])))  # of another sample
+    seen = {key: getattr(example.context, key).roll(1, 0) for key in ("latents", "known")}  # of another sample
+    other = example._replace(context=example.context._replace(**seen))
     with torch.no_grad():
         right, wrong = (stage.losses(stage.net, seen, index, "validate").mean() for seen in (example, other))
     assert wrong > 1.5 * right
@@ -219,7 +223,7 @@ def test_every_condition_learns_what_the_target_is_a_function_of(name):
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_every_condition_makes_videos_and_comes_back_from_its_file(name, tmp_path):
-    stage = toy_stage(name, sees=["anchor", *PLACES], null=True)
+    stage = toy_stage(name, **(ALL if name in NEIGHBOURS else {"slots": 3, "null_token": True}))
     for p in stage.net.parameters():
         torch.nn.init.normal_(p, std=0.1)
     stage.export(1, tmp_path, "last")
@@ -233,9 +237,9 @@ def test_every_condition_makes_videos_and_comes_back_from_its_file(name, tmp_pat
     assert (made[:1].int() - alone.int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("name", CONDITIONS)
-@pytest.mark.parametrize("options", [{}, {"null": True}, {"residual": True}])
-def test_every_condition_declares_its_window_and_its_input(name, options):
+@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize("options", [{}, {"null_token": True}, {"residual": True}])
+def test_every_condition_of_one_clip_declares_its_window_and_its_input(name, options):
     form = condition(name=name, sees=["anchor", *PLACES], mask=True, **options)
     given, z = context(4), torch.randn(2, CHANNELS, SHAPE.total)
     assert (form.span, form.target, form.bits) == (4, 2, 4 * FRAMES)

@@ -10,6 +10,7 @@ from latent_diffusion.process import ProcessConfig, add_noise, target
 from latent_diffusion.samplers import heun
 from latent_diffusion.schedule import ScheduleConfig, level_at, sampling_levels
 from latent_diffusion.unet import UNetConfig
+from latent_diffusion.window import WindowContext
 
 SHAPE = PlaneShape(2, 4, 4)
 COSINE = ScheduleConfig(name="cosine")
@@ -115,24 +116,34 @@ def test_which_frames_are_known_reaches_the_network_by_its_embedding():
 
 
 PLACES = ["anchor", "past", "self", "future"]
-EVERYTHING = dict(sees=PLACES, mask=True, null=True, history=True, residual=True)
+EVERYTHING = dict(sees=PLACES, mask=True, null_token=True, history=True, residual=True)
+WINDOW = dict(slots=2, null_token=True, history=True)
+NEIGHBOURS = [name for name in CONDITIONS if name != "window"]  # those that make one clip at a time
 
 
 def every_net(name, **unet):
     """A network with all that its condition can have."""
     torch.manual_seed(0)
     options = {"unet": UNetConfig(**vars(UNET) | {"mult": (1, 2), "positional_norm": True, "canvas": True} | unet)}
-    net = LatentDenoiser(options["unet"], {"name": name, **EVERYTHING}, SHAPE, 3, 4)
+    net = LatentDenoiser(options["unet"], {"name": name, **(EVERYTHING if name in NEIGHBOURS else WINDOW)}, SHAPE, 3, 4)
     for p in net.parameters():
         if not p.any():  # what is silent at first
             torch.nn.init.normal_(p, std=0.3)
     return net.eval()
 
 
+def noisy(net):
+    return torch.randn(2, *([2] if net.condition.observes else []), 3, SHAPE.total)
+
+
 def every_context(net, batch=2):
+    """Around one clip; of a window, two known clips before the two that are made."""
     rng = torch.Generator().manual_seed(1)
     context = Context(torch.randn(batch, 4, 3, SHAPE.total, generator=rng), torch.rand(batch, 4, 4, generator=rng) < 0.3)
     context.known[0, 1] = False
+    if net.condition.observes:
+        context.known[:, :2], context.known[:, 2:, 0] = True, False
+        context = WindowContext(*context[:2], torch.tensor([[0.0, 20, 3, 7]] * 2), torch.ones(2, 4, dtype=torch.bool))
     level = torch.rand(batch, 4, generator=rng)
     return net.condition.noised(context, level, torch.randn(context.latents.shape, generator=rng))
 
@@ -140,7 +151,8 @@ def every_context(net, batch=2):
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_a_context_read_once_says_the_same_as_one_read_each_time(name, autocast):
-    net, x = every_net(name), torch.randn(2, 3, SHAPE.total)
+    net = every_net(name)
+    x = noisy(net)
     for context in (every_context(net), None):
         denoise = make_denoise(net, "x0", context, autocast=autocast)
         for t in (0.9, 0.5, 0.1):
@@ -149,9 +161,10 @@ def test_a_context_read_once_says_the_same_as_one_read_each_time(name, autocast)
             assert torch.equal(denoise(x, level_at(COSINE, t)).x0, anew.float())
 
 
-@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize("name", NEIGHBOURS)
 def test_what_depends_on_the_context_alone_is_made_once_a_clip(name):
-    net, x, calls = every_net(name), torch.randn(2, 3, SHAPE.total), []
+    net, calls = every_net(name), []
+    x = noisy(net)
     once = [net.mask_embed, net.level_embed, *net.condition.children(),
             *(m for key, m in net.unet.named_modules() if key.endswith(("adapt.0", "adapt.1", "motion")))]
     for module in once:
@@ -164,9 +177,9 @@ def test_what_depends_on_the_context_alone_is_made_once_a_clip(name):
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_guidance_knows_two_contexts(name):
-    net, x, context = every_net(name), torch.randn(2, 3, SHAPE.total), None
-    context = every_context(net)
-    cond, uncond = make_denoise(net, "x0", context)(x, LEVEL), make_denoise(net, "x0", None)(x, LEVEL)
+    net = every_net(name)
+    x, context = noisy(net), every_context(net)
+    cond, uncond = (make_denoise(net, "x0", seen)(x, LEVEL) for seen in (context, net.condition.unseen(context)))
     guided = make_denoise(net, "x0", context, guidance=1.5)(x, LEVEL)
     torch.testing.assert_close(guided.x0, 2.5 * cond.x0 - 1.5 * uncond.x0)
     assert not torch.allclose(cond.x0, uncond.x0)
@@ -174,7 +187,8 @@ def test_guidance_knows_two_contexts(name):
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_gradient_reaches_every_parameter(name):
-    net, x = every_net(name), torch.randn(2, 3, SHAPE.total)
+    net = every_net(name)
+    x = noisy(net)
     net(x, torch.tensor([0.3, 0.8]), every_context(net)).square().sum().backward()
     net(x, torch.tensor([0.3, 0.8]), None).square().sum().backward()
     silent = [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
@@ -183,16 +197,18 @@ def test_gradient_reaches_every_parameter(name):
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_knowing_nothing_is_the_context_of_nothing(name):
-    net, x, t = every_net(name), torch.randn(2, 3, SHAPE.total), torch.tensor([0.3, 0.8])
+    net, t = every_net(name), torch.tensor([0.3, 0.8])
+    x = noisy(net)
     nothing = net.condition.nothing(2, x.device)
     assert torch.equal(net(x, t, None), net(x, t, nothing))
-    net.condition.null.data += 1.0
+    net.condition.null_token.data += 1.0
     assert not torch.allclose(net(x, t, None), net(x, t, nothing._replace(known=~nothing.known)))
 
 
-@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize("name", NEIGHBOURS)
 def test_a_residual_is_added_to_the_filled_clip(name):
-    net, x, t = every_net(name), torch.randn(2, 3, SHAPE.total), torch.tensor([0.3, 0.8])
+    net, t = every_net(name), torch.tensor([0.3, 0.8])
+    x = noisy(net)
     context, places = every_context(net), list(net.condition.sees)
     before = net(x, t, context)
     net.condition.residual = False

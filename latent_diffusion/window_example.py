@@ -1,0 +1,58 @@
+"""Training windows of the condition `window`: which clips of a stretch, what of them is known, and their latents."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoencoder.border import at_frames
+from autoencoder.codec import Codec
+from autoencoder.fill import fill_nearest
+from latent_diffusion.window import Window, WindowContext
+from tools.rng import rand
+
+
+class Layout(NamedTuple):
+    """Clips of training windows, a fixed number of slots of each; all on the CPU."""
+    start: Tensor  # b s int: first frames in the stretch; 0 where there is no clip
+    there: Tensor  # b s bool
+    known: Tensor  # b s f bool
+
+
+def lay_out(condition: Window, starts: list[list[int]], known: list[Tensor]) -> Layout:
+    """Put the clips of each sample and the frames known of its stretch (bool t) into slots."""
+    there = torch.tensor([[i < len(row) for i in range(condition.slots)] for row in starts])
+    start = torch.tensor([row + [0] * (condition.slots - len(row)) for row in starts])
+    frame = start[:, :, None] + torch.arange(condition.frames)
+    shown = torch.stack(known)[torch.arange(len(known))[:, None, None], frame]
+    return Layout(start, there, shown & there[:, :, None])
+
+
+def place_draws(seed: int, stream: str, index: int, frames: int) -> Iterator[float]:
+    """Where the clips of a sample lie."""
+    return iter(rand((4 * frames + 64,), seed, stream, "slots", index).tolist())
+
+
+def encode_window(codec: Codec, clip: Tensor, layout: Layout) -> tuple[Tensor, WindowContext]:
+    """Latents of the true clips (b s c n, zeros for padding), and what is known of them.
+
+    Args:
+        clip: b c t h w, the stretches.
+    """
+    slots, device = layout.start.shape[1], clip.device
+    frame = layout.start[:, :, None] + torch.arange(codec.frames)
+    clips = at_frames(clip, frame.flatten(1).to(device)).unflatten(2, (slots, codec.frames))
+    clips = clips.transpose(1, 2).flatten(0, 1)  # (b s) c f h w
+    there, known = layout.there.flatten(), layout.known.flatten(0, 1)
+    latent = clip.new_zeros(len(clips), codec.channels, codec.shape.total)
+    rows = there.nonzero()[:, 0].to(device)
+    latent[rows] = codec.encode(clips[rows])
+    seen = torch.where(known.all(-1).to(device)[:, None, None], latent, 0.0)
+    partial = (known.any(-1) & ~known.all(-1)).nonzero()[:, 0]
+    if len(partial):
+        rows = partial.to(device)
+        seen[rows] = codec.encode(fill_nearest(clips[rows], known[partial].to(device)))
+    context = WindowContext(seen.unflatten(0, (-1, slots)), layout.known.to(device), layout.start.to(device).float(),
+                            layout.there.to(device))
+    return latent.unflatten(0, (-1, slots)), context

@@ -1,0 +1,44 @@
+"""What a window of a video that is being made shows to the condition `window`."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.slots import Grid
+from latent_diffusion.window import Window, WindowContext
+
+Latent = Callable[[int, Tensor], Tensor | None]
+
+
+def window_context(condition: Window, grid: Grid, observed: Sequence[Sequence[int]], targets: Sequence[int], done: Tensor,
+                   latent: Latent, device: torch.device) -> WindowContext:
+    """Observed clips, those of each video first and padded to as many, and then the targets.
+
+    Args:
+        observed: clips of each video, all finished.
+        done: bool t, which frames are finished.
+        latent: (first frame, done) -> b c n of a clip's finished frames, the missing ones filled; None if there is none.
+    """
+    batch, most = len(observed), max(map(len, observed), default=0)
+    context = condition.nothing(batch, device, most + len(targets))
+    starts, found = torch.zeros(batch, most + len(targets)), {}
+    context.there[:, :most] = False
+
+    def look(slot: int) -> Tensor | None:
+        if slot not in found:
+            found[slot] = latent(grid.starts[slot], done)
+        return found[slot]
+
+    for i in range(most):
+        for row, slots in enumerate(observed):
+            if i < len(slots):
+                context.latents[row, i] = look(slots[i])[row]
+                context.known[row, i], starts[row, i] = True, grid.starts[slots[i]]
+                context.there[row, i] = True
+    for i, slot in enumerate(targets, most):
+        context.known[:, i] = done[list(grid.span(slot))].to(device)
+        starts[:, i], seen = grid.starts[slot], look(slot)
+        if seen is not None:
+            context.latents[:, i] = seen
+    return context._replace(start=starts.to(device))
