@@ -285,8 +285,10 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--scheme", "how a long video is cut into windows (default autoreg); rollout.one_frame=true keeps one frame of "
                          "each clip, rollout.init_prev_t=0.5 starts a clip from the one before, rollout.carry=false encodes "
                          "what was decoded", default="autoreg"),
-        flag("--window", "clips the network sees at once (default 2); plan: frames (default 20)", int),
-        flag("--stride", "clips made at once (default 1); plan: frames (default half of --window)", int),
+        flag("--window", "clips the network sees at once (default 2; condition window: as it was trained); plan: frames "
+                         "(default 20)", int),
+        flag("--stride", "clips made at once (default 1; condition window: half of its window); plan: frames (default half of "
+                         "--window)", int),
         flag("--schedule", "windows in place of --scheme, as plan prints them (sampling counts in clips)", metavar="FILE"),
         switch("--just_visualise", "draw who observes whom to --out as well"),
         flag("--overlap", "frames that neighbouring clips share (default 0)", int),
