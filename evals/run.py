@@ -63,7 +63,7 @@ def evaluate(real: str | os.PathLike, fake: str | os.PathLike, *, metrics: Seque
     _choice("protocol", protocol, PROTOCOLS)
     size = _size(resolution)
     if batch_size < 1:
-        raise ValueError(f"--batch_size must be positive, got {batch_size}")
+        raise ValueError(f"--batch_size must be at least 1, got {batch_size}")
     true, made = open_set(real, "real"), open_set(fake, "fake")
     known = _known(made.settings, made.folder)
     pairing = _paired(true, made)
@@ -90,8 +90,9 @@ def run(*, real: str | None, fake: str | None, metrics: str, out: str | None = N
             raise ValueError(f"--exp evaluate needs --{flag}: a folder of videos (or what --exp sample wrote)")
     if not dist.is_main():
         return
-    result = evaluate(real, fake, metrics=metrics, known_frames=known_frames, batch_size=batch_size or 8,
-                      resolution=resolution, protocol=protocol, device=dist.device())
+    batch_size = 8 if batch_size is None else batch_size
+    result = evaluate(real, fake, metrics=metrics, known_frames=known_frames, batch_size=batch_size, resolution=resolution,
+                      protocol=protocol, device=dist.device())
     if not out:
         print(json.dumps(result, indent=2, allow_nan=False))
         return

@@ -195,7 +195,8 @@ class Concat(Condition):
 
     def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str] = ("past",),
                  mask: bool = False, residual: bool = False, null_token: bool = False, history: bool = False):
-        super().__init__(shape, channels, frames, sees=sees, mask=mask, residual=residual, null_token=null_token, history=history)
+        super().__init__(shape, channels, frames, sees=sees, mask=mask, residual=residual, null_token=null_token,
+                         history=history)
 
     @property
     def in_channels(self) -> int:

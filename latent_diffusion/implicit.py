@@ -40,9 +40,10 @@ class Implicit(Condition):
     """
 
     def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str] = ("anchor", "past", "self"),
-                 mask: bool = True, residual: bool = False, null_token: bool = False, history: bool = False, dim: int = 64,
-                 radius: int = 2):
-        super().__init__(shape, channels, frames, sees=sees, mask=mask, residual=residual, null_token=null_token, history=history)
+                 mask: bool = True, residual: bool = False, null_token: bool = False, history: bool = False,
+                 dim: int = 64, radius: int = 2):
+        super().__init__(shape, channels, frames, sees=sees, mask=mask, residual=residual, null_token=null_token,
+                         history=history)
         if not {"anchor", "past"} <= set(sees):
             raise ValueError(f"condition.name=implicit looks at the motion from the anchor to the past; both must be in "
                              f"condition.sees, got {list(sees)}")

@@ -68,11 +68,12 @@ def fit_settings(condition: nn.Module, settings: Settings) -> Settings:
             raise ValueError(f"{name} is for models that make one clip at a time, but this one makes all of a window together "
                              "(condition.name=window); leave it out")
     most = condition.slots
-    if (settings.window or 0) > most:
+    if settings.window is not None and settings.window > most:
         raise ValueError(f"this model was trained on windows of up to {most} clips, got --window {settings.window}; use "
                          f"--window {most} or less, or another --scheme")
-    window = settings.window or most
-    stride = settings.stride if settings.schedule is not None or settings.stride else max(1, window // 2)
+    window = most if settings.window is None else settings.window
+    given = settings.schedule is not None or settings.stride is not None
+    stride = settings.stride if given else max(1, window // 2)
     return replace(settings, window=window, stride=stride)
 
 

@@ -45,4 +45,5 @@ class WindowNoise:
         return torch.stack([noise(one) for noise, one in zip(self.slots, like.unbind(1), strict=True)], 1)
 
     def start(self, like: Tensor, temperature: float = 1.0, shared: float = 0.0) -> Tensor:
-        return torch.stack([noise.start(one, temperature, shared) for noise, one in zip(self.slots, like.unbind(1))], 1)
+        pairs = zip(self.slots, like.unbind(1), strict=True)
+        return torch.stack([noise.start(one, temperature, shared) for noise, one in pairs], 1)

@@ -23,8 +23,10 @@ class Spade(Condition):
     """
 
     def __init__(self, shape: PlaneShape, channels: int, frames: int, *, sees: Sequence[str] = ("past",),
-                 mask: bool = False, residual: bool = False, null_token: bool = False, history: bool = False, dim: int = 64):
-        super().__init__(shape, channels, frames, sees=sees, mask=mask, residual=residual, null_token=null_token, history=history)
+                 mask: bool = False, residual: bool = False, null_token: bool = False, history: bool = False,
+                 dim: int = 64):
+        super().__init__(shape, channels, frames, sees=sees, mask=mask, residual=residual, null_token=null_token,
+                         history=history)
         if not sees:
             raise ValueError("condition.name=spade has nothing to look at with condition.sees=[]; use concat for that")
         check_width(dim)

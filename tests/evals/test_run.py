@@ -131,13 +131,20 @@ def test_videos_of_many_sizes_give_the_same_at_any_batch_size(tmp_path, batch_si
     ({"metrics": ","}, "names no metric; choose from"),
     ({"metrics": "psnr", "known_frames": "exlude"}, 'did you mean "exclude"'),
     ({"metrics": "psnr", "protocol": "custm"}, 'did you mean "custom"'),
-    ({"metrics": "psnr", "batch_size": 0}, "--batch_size must be positive"),
+    ({"metrics": "psnr", "batch_size": 0}, "--batch_size must be at least 1, got 0"),
     ({"metrics": "psnr", "resolution": 0}, "--resolution must be a positive number"),
 ])
 def test_wrong_options_are_one_line(truth, options, words):
     with pytest.raises(ValueError, match=words) as error:
         evaluate(truth, truth, **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["batch_size", "resolution"])
+def test_the_command_takes_no_zero_for_not_given(truth, tmp_path, option):
+    with pytest.raises(ValueError, match=f"--{option} must be .*, got 0") as error:
+        run(real=str(truth), fake=str(truth), metrics="psnr", out=str(tmp_path / "r.json"), **{option: 0})
+    assert "\n" not in str(error.value) and not (tmp_path / "r.json").exists()
 
 
 def test_a_damaged_video_is_an_error(truth, tmp_path):

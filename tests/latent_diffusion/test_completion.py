@@ -5,7 +5,7 @@ import torch
 from fakes import NearNet, NextNet, PixelNet, fake_model, video
 
 from autoencoder.codec import Codec, LatentStats
-from latent_diffusion.completion import Completion, Settings, SlotNoise
+from latent_diffusion.completion import Completion, Settings
 from latent_diffusion.samplers import SAMPLERS, evaluations
 from latent_diffusion.schedule import ScheduleConfig
 
@@ -87,17 +87,6 @@ def test_statistics_of_the_codec_are_between_the_network_and_the_pixels():
     assert float(past) == pytest.approx((100 * GREY - 1 - 0.5) / 2)
 
 
-def test_noise_follows_from_seed_video_sample_slot_and_evaluation():
-    like = torch.empty(3, 1, 20)
-    noise = SlotNoise(5, [(0, 0), (0, 1), (1, 0)], 2)
-    first, second = noise(like), noise(like)
-    draws = [*first, *second, SlotNoise(6, [(0, 0)], 2)(like[:1])[0], SlotNoise(5, [(0, 0)], 3)(like[:1])[0]]
-    for i, a in enumerate(draws):
-        assert all(not torch.equal(a, b) for b in draws[:i])
-    again = SlotNoise(5, [(1, 0), (0, 0)], 2)
-    assert torch.equal(again(like[:2]), first[[2, 0]]) and torch.equal(again(like[:2]), second[[2, 0]])
-
-
 @pytest.mark.parametrize("sampler", ["ddpm", {"name": "ddim", "eta": 1.0}, "dpmpp_2m"])
 def test_a_video_is_the_same_in_any_batch(sampler):
     model, frames = fake_model(NextNet(noise=0.3)), video(4, 3 * T, (2, 2), 1)
@@ -109,11 +98,6 @@ def test_a_video_is_the_same_in_any_batch(sampler):
     assert not torch.equal(complete(model, frames, T, ids, sampler=sampler, steps="3", seed=1), together)
     twice = complete(model, frames[:1].expand(2, -1, -1, -1, -1), T, [(0, 0), (0, 1)], sampler=sampler, steps="3")
     assert not torch.equal(twice[0], twice[1])
-
-
-def test_slots_have_noise_of_their_own():
-    made = complete(fake_model(NextNet(noise=0.3)), still(1, 2 * T, 0), 0, steps="1")
-    assert not torch.equal(made[:, :T], made[:, T:])
 
 
 def test_guidance_takes_the_difference_to_knowing_nothing():
@@ -173,27 +157,6 @@ def test_a_context_says_that_its_whole_clip_is_known():
     complete(fake_model(net), still(3, 2 * T), T, steps="1")
     context = net.calls[0][1]
     assert context.known.shape == (3, 1, T) and context.known.all()
-
-
-@pytest.mark.parametrize("net, known, frames, settings, message", [
-    (NextNet(), [0, 1, 2], 8, {}, "must be the first 4, 8"),
-    (NextNet(), [4, 5, 6, 7], 8, {}, "must be the first 4, 8"),
-    (NextNet(), [0, 1, 2, 3, 9], 12, {}, "must be the first 4, 8"),
-    (NextNet(), range(8), 8, {}, "all 8 frames are known"),
-    (NextNet(), range(4), 8, {"overlap": 1}, "--overlap 1"),
-    (NextNet(), range(4), 16, {"scheme": "hierarchy-2", "window": 3}, "use autoreg"),
-    (NextNet(), [], 8, {"window": 1}, "use window=2 or more"),
-    (NextNet(), range(4), 8, {"scheme": "autoregressive"}, "autoreg"),
-    (NextNet(), range(4), 8, {"window": 1, "stride": 2}, "stride"),
-    (NextNet(sees=()), range(4), 8, {}, "can only generate"),
-    (NextNet(sees=()), [], 5, {}, "without a condition"),
-    (NextNet(sees=("past", "future")), range(4), 8, {}, "look at nothing"),
-])
-def test_what_cannot_be_made_is_refused_before_anything_is(net, known, frames, settings, message):
-    mask = torch.zeros(frames, dtype=torch.bool)
-    mask[list(known)] = True
-    with pytest.raises(ValueError, match=message):
-        Completion(fake_model(net), Settings(**settings), mask, [(0, 0)])
 
 
 @pytest.mark.parametrize("settings, message", [

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from fakes import autoencoder, diffusion_config, diffusion_stage, first_config, video
+from fakes import video
+from sampling import make_model, refused
 
 import evals.run
-from autoencoder.codec import Codec
 from evals.protocol import METRICS
 from latent_diffusion.pipeline import VideoDiffusion
 from main import main
@@ -19,11 +19,7 @@ STEPS = ("--steps", "1", "--starts", "0")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    stage = diffusion_stage(diffusion_config("unet.mult=[1]", "unet.attention=[1]"), Codec(autoencoder(first_config())))
-    torch.nn.init.normal_(stage.net.unet.conv_out.weight, std=0.1)
-    stage.export(5, folder, "last")
-    return folder
+    return make_model(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +111,9 @@ def test_what_would_fail_at_the_end_fails_before_the_first_sample(model, videos,
 def test_a_model_needs_real_videos(model, capsys):
     assert evaluate("--model", model) == 2
     assert "--data NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--batch_size", "0"], ["--resolution", "0"]])
+@pytest.mark.parametrize("what", [["--real", "x", "--fake", "x"], ["--model", "x", "--data", "SHAPES"]])
+def test_evaluation_takes_no_zero_for_not_given(capsys, what, words):
+    assert f"{words[0]} must be at least 1, got 0" in refused(capsys, "evaluate", *what, *words)

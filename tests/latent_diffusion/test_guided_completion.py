@@ -8,12 +8,10 @@ from fakes import NearNet, NextNet, PixelNet, fake_model, video
 
 from autoencoder.codec import Codec
 from latent_diffusion.completion import Completion
-from latent_diffusion.noise import mixed
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.samplers import SAMPLERS
 from latent_diffusion.schedule import ScheduleConfig
 from latent_diffusion.settings import Settings
-from latent_diffusion.slot_noise import SlotNoise
 
 T = 4
 GREY = 2 / 255
@@ -175,66 +173,3 @@ def test_what_is_hidden_is_drawn_once_for_a_clip_and_alike_in_any_batch():
     masks = [[context.known[0].flatten().tolist() for _, context in net.calls if context is not None] for net in nets]
     assert masks[0] == masks[1] != masks[2]
     assert all(len({tuple(m) for m in masks[0][i:i + 6]}) == 2 for i in range(0, len(masks[0]), 6))  # 3 steps, of two views
-
-
-# --- the noise -----------------------------------------------------------------------------------------------
-
-class Seen(NextNet):
-    def forward(self, x, t, context=None):
-        self.inputs = [*getattr(self, "inputs", []), x.clone()]
-        return super().forward(x, t, context)
-
-
-def starts(**settings):
-    """What the clips of two videos start from, s b c n."""
-    net = Seen()
-    complete(net, given(3 * T), rows=2, **settings)
-    return torch.stack(net.inputs)
-
-
-def test_cooler_noise_is_the_same_noise_but_smaller():
-    torch.testing.assert_close(starts(temperature=0.7), 0.7 * starts())
-    assert (starts(temperature=0.0) == 0).all()
-
-
-def test_shared_noise_is_mixed_from_its_own_and_what_a_video_has_in_common():
-    own, half, whole = starts(), starts(shared_noise=0.5), starts(shared_noise=1.0)
-    assert torch.equal(whole[0], whole[1]) and torch.equal(whole[0], whole[2])
-    assert not torch.equal(whole[0, 0], whole[0, 1])
-    torch.testing.assert_close(half, mixed(own, whole, 0.5))
-    assert (whole[0, 0] - own[:, 0]).abs().amin() > 0  # it is no clip's own
-
-
-def test_the_default_noise_is_as_it_was():
-    for slot, noise in enumerate(starts()):
-        assert torch.equal(noise, SlotNoise(0, [(0, 0), (1, 0)], slot)(noise))
-
-
-# --- what makes no sense -------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("settings, message", [
-    ({"interval": (0.0, 1.0)}, "no effect without guidance"),
-    ({"guidance": 1.0, "interval": (2.0, 1.0)}, "low < high .* 2.0 and 1.0"),
-    ({"guidance": 1.0, "interval": (-1.0, 1.0)}, "0 <= low"), ({"guidance": 1.0, "interval": (float("nan"), 1.0)}, "low"),
-    ({"history_guidance": 1.0, "history_fraction": 0.0}, "above 0 and up to 1, got 0.0"),
-    ({"history_fraction": 1.5}, "got 1.5"), ({"temperature": -1.0}, "must not be negative, got -1.0"),
-    ({"shared_noise": 1.5}, "got 1.5"), ({"guide": fake_model(NextNet())}, "add --guidance W"),
-])
-def test_nonsense_is_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Settings(**settings)
-
-
-@pytest.mark.parametrize("net, settings, message", [
-    (NextNet(sees=()), {"guidance": 1.0}, "nothing to guide by; give a weaker model"),
-    (NextNet(sees=()), {"history_guidance": 1.0}, "nothing to guide by"),
-    (NextNet(), {"history_guidance": 1.0}, "guidance.fraction=1, or a model with condition.mask=true"),
-])
-def test_what_a_model_cannot_be_guided_by_is_refused(net, settings, message):
-    with pytest.raises(ValueError, match=message):
-        Completion(fake_model(net), Settings(**settings), given(T), [])
-
-
-def test_an_option_that_there_is_not_is_named():
-    with pytest.raises(TypeError, match=r'no option "stepz".* "steps"'):
-        VideoDiffusion(fake_model(NextNet())).generate(1, stepz=3)

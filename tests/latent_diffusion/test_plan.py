@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from latent_diffusion.plan import print_plan
-from latent_diffusion.plan_picture import COLOURS, DONE, GIVEN, MADE, OBSERVED, PENDING, draw, states
 from latent_diffusion.schemes import SCHEMES, Window, is_adaptive, plan
 from main import main
 
@@ -110,45 +109,10 @@ def test_nonsense_is_refused(printed, video, monkeypatch, tmp_path, options, mes
 
 # --- the drawing ---------------------------------------------------------------------------------------------
 
-def test_states_follow_the_windows():
-    assert states(TWO, 6, [0, 1]).tolist() == [[OBSERVED, OBSERVED, MADE, PENDING, PENDING, MADE],
-                                               [GIVEN, GIVEN, OBSERVED, MADE, MADE, OBSERVED]]
-    assert states([*TWO[:1], Window([5], [3]), Window([3], [4])], 6, [0, 1])[-1].tolist() \
-        == [GIVEN, GIVEN, DONE, OBSERVED, MADE, DONE]
-
-
-def pixels(path):
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB")).astype(int)
-
-
-def runs_of(line):
-    """State of each pixel of a line that has exactly a state's colour, repeats left out."""
-    found = [int(state[0]) for colour in line if len(state := np.flatnonzero((colour == COLOURS).all(1)))]
-    return [state for state, before in zip(found, [None, *found]) if state != before]
-
-
-def test_a_row_of_the_picture_is_a_window(tmp_path):
-    draw(TWO, 6, [0, 1], tmp_path / "two.png", title="two")
-    image = pixels(tmp_path / "two.png")
-    rows = [line for line in map(runs_of, image) if len(line) > 2]
-    wanted = [[OBSERVED, MADE, PENDING, MADE], [GIVEN, OBSERVED, MADE, OBSERVED]]
-    legend = [MADE, OBSERVED, GIVEN, PENDING]
-    assert [line for line, before in zip(rows, [None, *rows]) if line != before] == [legend, *wanted]
-
-
-@pytest.mark.parametrize("total, stride", [(1, 1), (2, 1), (300, 7), (5000, 8)])
-def test_a_picture_is_of_a_size_that_one_can_look_at(tmp_path, total, stride):
-    draw(plan("shift", total, [], window=8, stride=stride), total, [], tmp_path / "p.png", title="many")
-    height, width, _ = pixels(tmp_path / "p.png").shape
-    assert 600 <= width <= 4100 and 100 <= height <= 6200
-
-
 def test_a_drawing_goes_where_it_is_told_and_stdout_stays_json(printed, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     options = {"scheme": "hierarchy-2", "frames": 30, "known": "0-3", "window": 8, "stride": 4}
     windows, said = printed(just_visualise=True, **options)
     assert said == "drawn: plan.png\n" and windows == printed(**options)[0]
     assert printed(just_visualise=True, out="new/mine.png", **options)[1] == "drawn: new/mine.png\n"
-    assert (pixels("plan.png") == pixels("new/mine.png")).all()
+    assert np.array_equal(*(np.asarray(Image.open(path)) for path in ("plan.png", "new/mine.png")))

@@ -8,7 +8,6 @@ from autoencoder.codec import Codec
 from latent_diffusion.completion import Completion
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.schedule import ScheduleConfig, sampling_levels
-from latent_diffusion.schemes import Window
 from latent_diffusion.settings import Settings
 from latent_diffusion.slot_noise import SlotNoise
 
@@ -200,14 +199,6 @@ def test_every_clip_but_the_first_starts_from_the_one_before(share, left, known)
         torch.testing.assert_close(net.inputs[call], level.alpha * latent + level.sigma * noise)
 
 
-def test_backward_it_is_the_clip_after_which_was_made_before():
-    net = NearNet()
-    work = work_on(net, given(4 * T, *range(3 * T, 4 * T)), steps="2", init_prev_t=0.5, overlap=0)
-    work.run(video(1, 4 * T, (2, 2), 1))
-    assert [(job.slot, job.follows) for job in work.jobs] == [(2, False), (1, True), (0, True)]
-    assert len(net.calls) == 2 + 1 + 1
-
-
 def test_its_noise_is_the_same_in_any_batch():
     model, frames = fake_model(NextNet(noise=0.3)), video(3, 4 * T, (2, 2), 1)
     mask, settings = given(4 * T, *range(T)), Settings(steps="4", init_prev_t=0.5, shared_noise=0.5)
@@ -227,26 +218,3 @@ def test_without_carry_a_clip_is_seen_as_it_was_written():
         made[carry] = levels(work.run(torch.full((1, 13 * T, 2, 2, 1), 100, dtype=torch.uint8)))[-1]
         assert codec.net.encoded == (1 if carry else 12)
     assert made == {True: 103, False: 100}  # a quarter of a grey level is rounded away by every decoding
-
-
-# --- what makes no sense -------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("net, known, settings, message", [
-    (NextNet(), range(T), {"one_frame": True, "stride": 1}, "got --stride 1; leave that out"),
-    (NextNet(), range(T), {"one_frame": True, "window": 3}, "got --window 3"),
-    (NextNet(), range(T), {"one_frame": True, "scheme": "shift"}, "got --scheme shift"),
-    (NearNet(), range(T), {"one_frame": True, "overlap": 1}, "got --overlap 1"),
-    (NearNet(), range(T), {"one_frame": True, "schedule": [Window([], [0])]}, "got --schedule"),
-    (NearNet(), [0, 5], {"one_frame": True}, r"must be the first of the video, got \[0, 5\]"),
-    (NextNet(), range(3), {"one_frame": True}, "must be the first 4 or more of the video, got 0-2"),
-    (NextNet(sees=()), [], {"one_frame": True}, "does not look|without a condition"),
-    (NearNet(), range(T, 2 * T), {"init_prev_t": 0.5, "overlap": 0}, "clip 0 is made after clip 2, which is not beside it"),
-    (NearNet(), [], {"init_prev_t": 0.5, "schedule": [([], [0]), ([0], [2]), ([0, 2], [1])], "overlap": 0}, "clip 2 .* clip 0"),
-    (NextNet(), range(T), {"init_prev_t": 0.9, "steps": "2"}, "leaves all 2 steps"),
-    (NextNet(), range(T), {"init_prev_t": 0.0}, "between 0 and 1, got 0.0"),
-    (NextNet(), range(T), {"init_prev_t": 1.0}, "between 0 and 1, got 1.0"),
-    (NextNet(), range(T), {"window": 0}, "window=0"), (NextNet(), range(T), {"stride": 0}, "stride=0"),
-])
-def test_what_makes_no_sense_is_refused(net, known, settings, message):
-    with pytest.raises(ValueError, match=message):
-        work_on(net, given(3 * T, *known), **{"steps": "4"} | settings)

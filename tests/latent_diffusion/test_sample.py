@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from fakes import autoencoder, diffusion_config, diffusion_stage, first_config, video
+from fakes import video
+from sampling import make_model, raw, refused, sample
 
-from autoencoder.codec import Codec
 from evals.protocol import METRICS
 from latent_diffusion import baselines
 from latent_diffusion.pipeline import VideoDiffusion
@@ -19,32 +19,12 @@ T = 4
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    stage = diffusion_stage(diffusion_config("unet.mult=[1]", "unet.attention=[1]"), Codec(autoencoder(first_config())))
-    torch.nn.init.normal_(stage.net.unet.conv_out.weight, std=0.1)
-    stage.export(5, folder, "last")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    """Three videos of 14, 9 and 5 frames."""
-    folder = tmp_path_factory.mktemp("videos")
-    frames = {f"v{i}": video(1, length, seed=i)[0] for i, length in enumerate((14, 9, 5))}
-    for name, value in frames.items():
-        np.save(folder / f"{name}.npy", value.numpy())
-    return folder, frames
-
-
-def sample(out, *words):
-    """Run the command; return sample.json and the samples by name."""
-    assert main(["--exp", "sample", "--steps", "2", "--out", str(out), *map(str, words)]) == 0
-    made = {p.stem: torch.from_numpy(np.load(p)) for p in sorted((out / "samples").glob("*.npy"))}
-    return json.loads((out / "sample.json").read_text()), made
+    """A model that sees the clip before."""
+    return make_model(tmp_path_factory.mktemp("run"))
 
 
 def test_predictions_are_those_of_the_python_interface(model, videos, tmp_path):
-    words = ("--model", model, "--weights", "raw", "--data", "VIDEOS", "--data_path", videos[0], "data.split=all",
+    words = (*raw(model), "--data", "VIDEOS", "--data_path", videos[0], "data.split=all",
              "--task", "predict", "--starts", "0,3", "--samples_per_video", 2, "--seed", 3)
     record, made = sample(tmp_path / "a", *words)
     windows = [("v0", 0), ("v0", 3), ("v1", 0)]  # v1 has no 8 frames from 3 on, v2 none at all
@@ -111,52 +91,6 @@ def test_evaluation_of_a_model_is_that_of_its_samples(model, videos, tmp_path):
     assert (result["n_real"], result["n_fake"]) == (2, 2)
 
 
-def test_drawn_windows_follow_from_the_seed(videos, tmp_path):
-    words = ("--baseline", "nearest", "--data", "VIDEOS", "--data_path", videos[0], "data.split=all", "--frames", 5,
-             "--known", "0-1", "--num_videos", 5)
-    drawn = [sample(tmp_path / str(i), *words, "--seed", seed)[0]["videos"] for i, seed in enumerate((0, 0, 1))]
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert len(drawn[0]) == 5 and {v["name"] for v in drawn[0]} == {"v0", "v1", "v2"}
-
-
-def refused(capsys, *words):
-    """Run a command that must fail; return its one line."""
-    assert main(["--exp", *map(str, words)]) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
-
-
-def test_older_samples_are_gone_and_other_files_stay(videos, tmp_path):
-    words = ("--baseline", "nearest", "--data", "VIDEOS", "--data_path", videos[0], "data.split=all", "--known", 0)
-    sample(tmp_path, *words, "--frames", 5, "--num_videos", 3, "--samples_per_video", 2)
-    (tmp_path / "samples" / "notes.txt").touch()
-    _, made = sample(tmp_path, *words, "--frames", 4, "--num_videos", 1)
-    assert (tmp_path / "samples" / "notes.txt").is_file()
-    assert list(made) == ["00000_00"] and len(made["00000_00"]) == 4
-    assert [p.name for p in (tmp_path / "real").iterdir()] == ["00000.npy"]
-    assert [p.name for p in (tmp_path / "videos").iterdir()] == ["00000_00.mp4"]
-
-
-def test_real_videos_are_never_cleared_away(videos, tmp_path, capsys):
-    (tmp_path / "real").mkdir()
-    np.save(tmp_path / "real" / "00000.npy", videos[1]["v0"])
-    line = refused(capsys, "sample", "--baseline", "nearest", "--input", tmp_path / "real", "--frames", 5, "--known", 0,
-                   "--out", tmp_path)
-    assert "00000.npy" in line and "--out" in line and (tmp_path / "real" / "00000.npy").is_file()
-
-
-def test_a_stride_between_frames(videos, tmp_path):
-    words = ("--baseline", "nearest", "--data", "VIDEOS", "--data_path", videos[0], "data.split=all", "data.stride=3",
-             "--frames", 4, "--known", "0-1", "--starts", "0,2")
-    record, _ = sample(tmp_path, *words)
-    assert [(v["name"], v["start"]) for v in record["videos"]] == [("v0", 0), ("v0", 2)]  # 10 frames, which only v0 has
-    assert np.array_equal(np.load(tmp_path / "real" / "00001.npy"), videos[1]["v0"][2:12:3])
-    wanted = {"data": "VIDEOS", "data_path": str(videos[0]), "input": None, "resize": False, "starts": "0,2",
-              "num_videos": None, "batch_size": 4, "overrides": ["data.split=all", "data.stride=3"], "data_stride": 3}
-    assert {key: record[key] for key in wanted} == wanted
-
-
 def test_guided_evaluations_count_twice(model, videos, tmp_path):
     words = ("--model", model, "--frames", 3 * T, "--steps", "2/3", "--num_videos", 1)
     generated = sample(tmp_path / "a", *words, "--guidance", 1)[0]
@@ -183,3 +117,28 @@ def test_a_step_checkpoint_belongs_to_its_run(tmp_path):
     (tmp_path / "RUN" / "checkpoints").mkdir(parents=True)
     for name in ("", "model_last.pth", "checkpoints/step-00000004.pt"):
         assert run_folder(tmp_path / "RUN" / name) == tmp_path / "RUN"
+
+
+def test_a_guide_is_recorded_and_counted(seeing_model, tmp_path, tmp_path_factory):
+    weak = make_model(tmp_path_factory.mktemp("weak"), "condition.sees=[]", "mask.name=none")
+    stated = (*raw(seeing_model), "--frames", 3 * T, "--num_videos", 1, "--overlap", 0)
+    record, made = sample(tmp_path / "a", *stated, "--guidance", 1, "--guide", weak)
+    assert record["network_evaluations_per_video"] == 2 * 3 * 2 and record["guidance"] == 1.0
+    pipeline, guide = VideoDiffusion.load(seeing_model, weights="raw"), VideoDiffusion.load(weak, weights="raw")
+    assert record["guide"] == str(guide.model.file) and record["guide_hash"] == guide.model.weights_hash
+    wanted = pipeline.generate(1, frames=3 * T, steps=2, seed=42, guidance=1.0, guide=guide, overlap=0)
+    assert torch.equal(made["00000_00"], wanted[0])
+    assert sample(tmp_path / "b", *stated)[0]["guide"] is None
+
+
+def test_a_schedule_counts_in_clips(seeing_model, tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps([{"observed": [], "target": [2]}, {"observed": [2], "target": [0, 1]}]))
+    words = (*raw(seeing_model), "--frames", 3 * T, "--num_videos", 1, "--overlap", 0, "--schedule", path)
+    record, made = sample(tmp_path / "out", *words)
+    assert record["schedule"] == str(path) and record["window"] is None
+    wanted = VideoDiffusion.load(seeing_model, weights="raw").generate(1, frames=3 * T, steps=2, seed=42, overlap=0,
+                                                                      schedule=path)
+    assert torch.equal(made["00000_00"], wanted[0])
+    line = refused(capsys, "sample", *words, "--window", 2)
+    assert f"--schedule {path}: window 1 holds 1 observed and 2 made clips, more than --window 2" in line

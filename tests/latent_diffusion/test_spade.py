@@ -120,16 +120,6 @@ def test_a_plane_hears_what_is_on_it(plane):
     assert [not torch.allclose(a, b) for a, b in zip(before, after)] == [i == plane for i in range(3)]
 
 
-def test_scale_and_shift_are_told_from_what_is_near():
-    torch.manual_seed(0)
-    adapt = Adapt(4, HintSpec("spade", 2, 8), silent=False)
-    hint = torch.zeros(1, 2, 9, 9)
-    hint[0, :, 4, 4] = 1.0
-    for told, silent in zip(adapt(hint), adapt(torch.zeros_like(hint))):
-        moved = (told != silent).any(1)[0].nonzero()
-        assert moved.min() == 2 and moved.max() == 6  # two 3x3 convolutions
-
-
 @pytest.mark.parametrize("shape", [(2, 4, 4), (5, 7, 3), (1, 1, 1), (4, 1, 5), (4, 4, 4)])
 def test_any_grid(shape):
     shape = PlaneShape(*shape)

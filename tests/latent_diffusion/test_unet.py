@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from autoencoder.planes import Planes, PlaneShape, pack, unpack
-from latent_diffusion.unet import Norm, PackedAttention, PlanesUNet, ResBlock, UNetConfig
+from latent_diffusion.unet import PackedAttention, PlanesUNet, ResBlock, UNetConfig
 
 SMALL = dict(width=16, mult=(1, 2), res_blocks=1, attention=(2,), heads=4, zero_out=False)
 SHAPES = [(2, 4, 4), (3, 8, 6), (1, 4, 4), (5, 7, 3), (1, 1, 1), (4, 1, 5), (4, 4, 4), (3, 3, 5)]
@@ -55,11 +55,6 @@ def test_planes_of_equal_size_in_one_batch_change_nothing(shape):
     together = net(noise(net), T)
     net.groups = [[0], [1], [2]]
     torch.testing.assert_close(net(noise(net), T), together)
-
-
-def test_equal_planes_share_a_batch():
-    groups = {shape: make_net(shape).groups for shape in [(2, 4, 4), (4, 4, 4), (2, 3, 4), (3, 3, 4)]}
-    assert list(groups.values()) == [[[0], [1, 2]], [[0, 1, 2]], [[0], [1], [2]], [[0, 1], [2]]]
 
 
 @pytest.mark.parametrize("plane", range(3))
@@ -152,22 +147,6 @@ def test_positions_do_not_depend_on_the_size():
     large.load_state_dict(small.state_dict())
 
 
-def test_qk_norm_ignores_the_size_of_queries_and_keys():
-    attention = PackedAttention(16, UNetConfig(**SMALL | {"qk_norm": True})).double()
-    tokens = torch.randn(2, 9, 16, dtype=torch.float64)
-    before = attention.branch(tokens)
-    with torch.no_grad():
-        for p in (attention.qkv.weight, attention.qkv.bias):
-            p.view(4, 3, 4, -1)[:, :2] *= 1000  # head, then q k v, then features
-    torch.testing.assert_close(attention.branch(tokens), before, rtol=1e-3, atol=1e-4)
-
-
-def test_packed_attention_does_not_see_the_order():
-    attention = PackedAttention(16, UNetConfig(**SMALL)).double()
-    tokens, order = torch.randn(2, 9, 16, dtype=torch.float64), torch.randperm(9)
-    torch.testing.assert_close(attention.branch(tokens[:, order]), attention.branch(tokens)[:, order])
-
-
 def test_time_is_float_or_int_and_scaled():
     net, scaled = make_net(), make_net(time_scale=1000.0)
     x = noise(net)
@@ -185,29 +164,6 @@ def test_extra_embedding_is_added():
     out = net(x, T, extra)
     torch.testing.assert_close(out[0], net(x, T)[0])
     assert not torch.allclose(out[1], net(x, T)[1])
-
-
-@pytest.mark.parametrize("channels, groups", [(256, 32), (64, 32), (80, 16), (48, 2), (32, 4), (7, 1)])
-def test_norm_takes_any_channel_count(channels, groups):
-    norm = Norm(channels)
-    assert norm.num_groups == groups
-    x = 5 + 3 * torch.randn(2, channels, 6)
-    y = norm(x).reshape(2, groups, -1)
-    torch.testing.assert_close(y.mean(-1), torch.zeros(2, groups), atol=1e-5, rtol=0)
-    torch.testing.assert_close(y.var(-1, unbiased=False), torch.ones(2, groups), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("channels, asked, groups", [(32, 32, 32), (64, 8, 8), (48, 32, 16)])
-def test_norm_groups_can_be_set(channels, asked, groups):
-    assert Norm(channels, asked).num_groups == groups
-
-
-def test_norm_is_float32_under_autocast():
-    norm, x = Norm(64), (100 + torch.randn(2, 64, 50)).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = norm(x)
-    assert y.dtype == torch.float32
-    torch.testing.assert_close(y, norm.double()(x.double()).float(), atol=1e-3, rtol=0)
 
 
 def test_autocast_stays_close():

@@ -1,6 +1,5 @@
-"""Schedules and adaptive schemes when sampling: in clips, in their order, and each video by its own content."""
+"""How unlike clips are: by LPIPS or by pixels, and what each video of a batch observes for it."""
 
-import json
 from types import SimpleNamespace
 
 import lpips
@@ -8,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from fakes import NearNet, NextNet, fake_model, video
+from fakes import NearNet, fake_model, video
 from torchvision.models import vgg
 
 from autoencoder.perceptual import PerceptualLoss
 from latent_diffusion import distance
+from latent_diffusion.adaptive import pixel_distance
 from latent_diffusion.completion import Completion
-from latent_diffusion.distance import choose_distance, lpips_features
-from latent_diffusion.schemes import Window
+from latent_diffusion.distance import Observers, choose_distance, embedding, lpips_features
+from latent_diffusion.schemes import windows
 from latent_diffusion.settings import Settings
 
 T = 4
-BACKWARD = [Window([0], [3]), Window([0, 3], [2]), Window([0, 2], [1])]  # of four clips of which the first is given
 
 
 def given(frames, *known):
@@ -36,54 +35,6 @@ def order(work):
 def no_weights(monkeypatch, tmp_path):
     monkeypatch.setenv("VIDEO_WEIGHTS", str(tmp_path / "none"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
-
-
-# --- schedules -----------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("as_file", [True, False])
-def test_a_schedule_says_which_clip_is_made_when(tmp_path, as_file):
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps([window._asdict() for window in BACKWARD]))
-    net = NearNet()
-    work = Completion(fake_model(net), Settings(schedule=path if as_file else BACKWARD, steps="1", overlap=0),
-                      given(4 * T, *range(T)), [(0, 0)])
-    assert order(work) == [3, 2, 1] and work.windows == BACKWARD
-    work.run(video(1, 4 * T, (2, 2), 1))
-    seen = [context is not None and context.known[0].all(1).tolist() for _, context in net.calls]
-    assert seen == [False, [False, False, True], [True, False, True]]
-
-
-def test_a_schedule_like_a_scheme_makes_the_same_video():
-    frames, mask = video(2, 4 * T, (2, 2), 1), given(4 * T, *range(T))
-    windows = Completion(fake_model(NextNet()), Settings(), mask, []).windows
-    made = [Completion(fake_model(NextNet(noise=0.3)), Settings(**how), mask, [(0, 0), (1, 0)]).run(frames)
-            for how in ({}, {"schedule": windows})]
-    assert torch.equal(*made)
-
-
-@pytest.mark.parametrize("net, settings, message", [
-    (NearNet(), {"schedule": BACKWARD[:2]}, "no window makes clip 1; every clip"),
-    (NearNet(), {"schedule": [([0], [1, 2, 4])]}, "has clip 4, but the clips of the video are 0 to 3"),
-    (NearNet(), {"schedule": [([0], [1, 2, 3])], "window": 3}, "more than --window 3"),
-    (NearNet(), {"schedule": BACKWARD, "window": 0}, "more than --window 0"),
-    (NearNet(), {"schedule": BACKWARD, "stride": 1}, "--stride 1 is for a scheme"),
-    (NearNet(), {"schedule": BACKWARD, "stride": 0}, "--stride 0 is for a scheme"),
-    (NearNet(), {"schedule": BACKWARD, "scheme": "shift"}, "give one of them"),
-    (NearNet(), {"schedule": "nowhere.json"}, "nowhere.json: cannot be read"),
-    (NextNet(), {"schedule": BACKWARD}, "this --schedule makes clip 3 without the one before it"),
-])
-def test_a_schedule_that_does_not_fit_is_refused(net, settings, message):
-    settings = {"overlap": 0} | settings
-    with pytest.raises(ValueError, match=message):
-        Completion(fake_model(net), Settings(**settings), given(4 * T, *range(T)), [])
-
-
-# --- adaptive schemes ----------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("scheme, plain", [("adaptive-autoreg", "autoreg"), ("adaptive-hierarchy-2", "hierarchy-2")])
-def test_a_model_that_looks_at_neighbours_only_has_no_use_for_content(scheme, plain):
-    with pytest.raises(ValueError, match=f"always looks at the neighbours .*; use --scheme {plain}, which makes the same"):
-        Completion(fake_model(NearNet()), Settings(scheme=scheme), given(4 * T, 0), [])
 
 
 def observing(net):
@@ -142,3 +93,39 @@ def test_lpips_is_chosen_where_its_weights_are_and_frames_are_large_enough(monke
     assert choose_distance((64, 64)) == "pixels"
     monkeypatch.setattr(distance, "find_vgg", lambda: "here")
     assert (choose_distance((64, 64)), choose_distance((16, 15))) == ("lpips", "pixels")
+
+
+def test_pixels_are_compared_as_thumbnails():
+    frames = video(1, 6, (20, 24))[0]
+    embed, wanted = embedding("pixels", torch.device("cpu")), pixel_distance(frames)
+    for i in range(5):
+        assert (embed(frames[i]) - embed(frames[i + 1])).square().mean().item() == pytest.approx(wanted(i, i + 1))
+
+
+def test_lpips_is_read_once(monkeypatch, loss):
+    read = []
+    monkeypatch.setattr(distance, "load_lpips", lambda: read.append(1))
+    monkeypatch.setattr(distance, "PerceptualLoss", lambda net: loss)
+    distance._network.cache_clear()
+    frame = video(1, 1, (20, 24))[0, 0]
+    for _ in range(2):
+        assert torch.equal(embedding("lpips", torch.device("cpu"))(frame), lpips_features(loss, frame))
+    distance._network.cache_clear()
+    assert read == [1]
+
+
+def test_observers_draw_each_videos_own_windows():
+    # Of video `row`, clip `row` is far from the others; an adaptive scheme observes it beside the nearest.
+    asked = []
+
+    def frame(slot, row):
+        asked.append((slot, row))
+        return torch.full((2, 2, 1), 250 if slot == row else 100, dtype=torch.uint8)
+
+    settings = Settings(scheme="adaptive-autoreg", window=3)
+    seen = Observers(settings, 8, range(4), 3, frame, embedding("pixels", torch.device("cpu")))
+    for planned in windows("autoreg", 8, range(4), window=3, stride=1):
+        target = planned.target[0]
+        assert seen.next(planned) == [sorted({row, target - 1}) for row in range(3)]
+        assert all(slot < target for slot, _ in asked)  # none is asked for before it is finished
+    assert len(asked) == len(set(asked))
