@@ -10,6 +10,7 @@ from autoencoder.codec import Codec
 from autoencoder.config import FirstStageConfig
 from autoencoder.model import AutoencoderConfig, build_autoencoder
 from configs.schema import FOLDER, load_config
+from latent_diffusion.completion import Completion
 from latent_diffusion.condition import Concat, Context
 from latent_diffusion.config import DiffusionStageConfig
 from latent_diffusion.denoiser import LatentDenoiser
@@ -106,6 +107,18 @@ class NearNet(NextNet):
     def forward(self, x: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
         self.calls.append((float(t[0]), context))
         return torch.full_like(x, self.start) if context is None else context.latents[:, 1]
+
+
+def given(frames: int, *known: int) -> Tensor:
+    """The mask of a video of which these frames are known."""
+    mask = torch.zeros(frames, dtype=torch.bool)
+    mask[list(known)] = True
+    return mask
+
+
+def order(work: Completion) -> list[int]:
+    """The slots of a completion as they are made."""
+    return [job.slot for job in work.jobs]
 
 
 def fake_model(net: nn.Module, codec: Codec | None = None, schedule: ScheduleConfig | None = None) -> DiffusionModel:

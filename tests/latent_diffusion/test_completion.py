@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fakes import NearNet, NextNet, PixelNet, fake_model, video
+from fakes import NearNet, NextNet, PixelNet, fake_model, given, video
 
 from autoencoder.codec import Codec, LatentStats
 from latent_diffusion.completion import Completion, Settings
@@ -171,12 +171,6 @@ def test_settings_of_the_sampler_are_checked_too(settings, message):
 def test_a_model_without_condition_makes_single_clips():
     net = NextNet(start=20 * GREY - 1, sees=())
     assert levels(complete(fake_model(net), still(1, 3, 0), 0)) == [20] * 3
-
-
-def given(frames, *known):
-    mask = torch.zeros(frames, dtype=torch.bool)
-    mask[list(known)] = True
-    return mask
 
 
 def numbered(frames):

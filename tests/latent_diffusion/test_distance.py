@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from fakes import NearNet, fake_model, video
+from fakes import NearNet, fake_model, given, order, video
 from torchvision.models import vgg
 
 from autoencoder.perceptual import PerceptualLoss
@@ -19,16 +19,6 @@ from latent_diffusion.schemes import windows
 from latent_diffusion.settings import Settings
 
 T = 4
-
-
-def given(frames, *known):
-    mask = torch.zeros(frames, dtype=torch.bool)
-    mask[list(known)] = True
-    return mask
-
-
-def order(work):
-    return [job.slot for job in work.jobs]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from fakes import NearNet, NextNet, PixelNet, fake_model, video
+from fakes import NearNet, NextNet, PixelNet, fake_model, given, video
 
 from autoencoder.codec import Codec
 from latent_diffusion.completion import Completion
@@ -26,12 +26,6 @@ class Share(NextNet):
     def forward(self, x, t, context=None):
         self.calls.append((float(t[0]), context))
         return torch.full_like(x, 0.0 if context is None else float(context.known.float().mean()))
-
-
-def given(frames, *known):
-    mask = torch.zeros(frames, dtype=torch.bool)
-    mask[list(known)] = True
-    return mask
 
 
 def level(made):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from fakes import NearNet, NextNet, fake_model, video
+from fakes import NearNet, NextNet, fake_model, given, order, video
 
 from latent_diffusion.completion import Completion
 from latent_diffusion.condition import CONDITIONS
@@ -14,16 +14,6 @@ from latent_diffusion.settings import Settings
 
 T = 4
 BACKWARD = [Window([0], [3]), Window([0, 3], [2]), Window([0, 2], [1])]  # of four clips of which the first is given
-
-
-def given(frames, *known):
-    mask = torch.zeros(frames, dtype=torch.bool)
-    mask[list(known)] = True
-    return mask
-
-
-def order(work):
-    return [job.slot for job in work.jobs]
 
 
 # --- schedules -----------------------------------------------------------------------------------------------

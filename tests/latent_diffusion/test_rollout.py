@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fakes import NearNet, NextNet, PixelNet, fake_model, video
+from fakes import NearNet, NextNet, PixelNet, fake_model, given, video
 
 from autoencoder.codec import Codec
 from latent_diffusion.completion import Completion
@@ -13,12 +13,6 @@ from latent_diffusion.slot_noise import SlotNoise
 
 T = 4
 GREY = 2 / 255
-
-
-def given(frames, *known):
-    mask = torch.zeros(frames, dtype=torch.bool)
-    mask[list(known)] = True
-    return mask
 
 
 def work_on(net, mask, codec=None, **settings):

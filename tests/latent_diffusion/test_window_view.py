@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import PixelNet, fake_model, video
+from fakes import PixelNet, fake_model, given, video
 
 from autoencoder.codec import Codec
 from latent_diffusion.completion import Completion
@@ -57,12 +57,6 @@ def real_model():
     unet = UNetConfig(width=16, mult=(1,), res_blocks=1, attention=(1,), heads=2, zero_out=False)
     net = LatentDenoiser(unet, {"name": "window", "null_token": True, "slots": 4}, codec.shape, codec.channels, T).eval()
     return replace(window_model(codec=codec), net=net)
-
-
-def given(frames, *known):
-    mask = torch.zeros(frames, dtype=torch.bool)
-    mask[list(known)] = True
-    return mask
 
 
 def numbered(frames, rows=1):
