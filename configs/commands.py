@@ -291,7 +291,7 @@ FLAGS: dict[str, list[Flag]] = {
                          "--window)", int),
         flag("--schedule", "windows in place of --scheme, as plan prints them (sampling counts in clips)", metavar="FILE"),
         switch("--just_visualise", "draw who observes whom to --out as well"),
-        flag("--overlap", "frames that neighbouring clips share (default 0)", int),
+        flag("--overlap", "frames that neighbouring clips share (default 0; 1 for a model that sees the clip itself)", int),
         flag("--sampler", "ddpm, ddim, dpmpp_2m, heun, pndm, flow_euler (default ddim); noise.temperature and "
                           "noise.shared (between the clips of a video) change the noise that it starts from", default="ddim"),
         flag("--eta", "randomness of ddim, 0 to 1 (default 0)", float),
