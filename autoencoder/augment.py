@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from autoencoder.fill import fill_nearest
+from autoencoder.fill import fill_missing
 from tools.rng import batch_rand
 
 
@@ -17,7 +17,7 @@ def augment(clip: Tensor, index: Tensor, seed: int, *, flip: float = 0.0, revers
         flip: probability of a horizontal flip.
         reverse: probability of playing backward.
         shift: largest translation in pixels, along each axis; edges are repeated.
-        held: share of clips of which a random subset of frames stays and the others are filled from the nearest.
+        held: share of clips of which a random subset of frames stays and the others are filled from these.
     """
     t = clip.shape[2]
     draws = batch_rand((6 + t,), index, seed, "augment").to(clip.device)  # b 6+t
@@ -31,7 +31,7 @@ def augment(clip: Tensor, index: Tensor, seed: int, *, flip: float = 0.0, revers
     if held and t > 1:
         known = draws[:, 6:] < draws[:, 4:5]                           # any number of frames, none to all
         known |= ~(draws[:, 3:4] < held) | ~known.any(1, keepdim=True)  # most clips stay as they are
-        clip = fill_nearest(clip, known)
+        clip = fill_missing(clip, known)
     return clip
 
 

@@ -31,12 +31,18 @@ def nearest_known(known: Tensor) -> tuple[Tensor, Tensor]:
     return left, right
 
 
-def side_weights(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares of the two given frames, b t each: linear in time, all for a single one, 0 for a missing one."""
+def side_weights(left: Tensor, right: Tensor, time: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Shares of the two given frames, b t each: linear in time, all for a single one, 0 for a missing one.
+
+    Args:
+        left, right: from nearest_known.
+        time: of each frame, t, ascending; evenly spaced if not given.
+    """
     t = left.shape[1]
     has_left, has_right = left >= 0, right < t
-    index = torch.arange(t, device=left.device).expand_as(left)
-    share = (index - left) / (right - left).clamp(min=1)  # of the right side, if there are both
+    time = torch.arange(t, device=left.device) if time is None else time.to(left.device)
+    begin, end = time[left.clamp(min=0)], time[right.clamp(max=t - 1)]
+    share = torch.where(right > left, (time - begin) / (end - begin).clamp(min=1), 0.0)  # of the right, if there are both
     share = torch.where(has_left, share, 1.0)
     share = torch.where(has_right, share, 0.0)
     return (1 - share) * has_left, share * has_right

@@ -19,7 +19,7 @@ from tools.optim import OptimConfig
 class AutoencoderTrainConfig:
     """How the autoencoder is trained, beside its losses."""
     latent_noise: float = 0.0       # noise added to latents before decoding, in standard deviations of the latent
-    held_frames: float = 0.0        # share of clips whose missing frames are filled from the nearest (see fill.py)
+    held_frames: float = 0.0        # share of clips whose missing frames are filled from the others (see fill.py)
     flip: float = 0.0               # probability of a horizontal flip of a clip
     reverse: float = 0.0            # probability of playing a clip backward
     shift: int = 0                  # largest random translation of a clip, in pixels (edges are repeated)

@@ -1,9 +1,9 @@
-"""What is observed of a clip: missing frames are filled from the nearest observed one."""
+"""What is observed of a clip: missing frames are filled from the observed ones beside them."""
 
 import torch
 from torch import Tensor
 
-from autoencoder.border import at_frames, nearest_known
+from autoencoder.border import at_frames, nearest_known, side_weights
 
 
 def nearest_index(known: Tensor) -> Tensor:
@@ -23,9 +23,20 @@ def nearest_index(known: Tensor) -> Tensor:
     return torch.where(known.any(1, keepdim=True), index, frame)
 
 
-def fill_nearest(clip: Tensor, known: Tensor) -> Tensor:
-    """Replace each unknown frame of `clip` (b c t h w) by the nearest known one (`known`: bool b t).
+def fill_missing(clip: Tensor, known: Tensor, time: Tensor | None = None) -> Tensor:
+    """Replace unknown frames: between two known ones by their linear blend, before the first and after the last by it.
 
-    The result holds still and jumps, as no real video does: our own codecs see such clips in training.
+    It is the best guess that needs no learning, and so what a network's output may be added to. The result holds still,
+    blends and jumps, as no real video does: our own codecs see such clips in training.
+
+    Args:
+        clip: b c t h w; unknown frames may hold anything. Where nothing is known it stays as it is.
+        known: bool b t.
+        time: of each frame, t, ascending; evenly spaced if not given.
     """
-    return at_frames(clip, nearest_index(known))
+    left, right = nearest_known(known)
+    near, far = side_weights(left, right, time)
+    index = nearest_index(known)  # in the place of a side that is missing, whose share is 0
+    sides = [at_frames(clip, torch.where(share > 0, side, index)) * share.to(clip)[:, None, :, None, None]
+             for side, share in ((left, near), (right, far))]
+    return torch.where(known.any(1)[:, None, None, None, None], sides[0] + sides[1], clip)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from autoencoder.border import paste_known
-from autoencoder.fill import fill_nearest
+from autoencoder.fill import fill_missing
 from latent_diffusion.condition import OFFSETS, Context
 from latent_diffusion.denoiser import make_denoise
 from latent_diffusion.distance import Observers, choose_distance, embedding
@@ -194,26 +194,33 @@ class Completion:
         context.known[:] = finished(frames_around(self.condition, first, self.clip), done).to(context.known.device)
         for k, place in enumerate(self.condition.sees):
             around = self.condition.around if place == "self" else range(1)
-            latent = self._observed(first + OFFSETS[place] * self.clip, done, around)
+            beside = torch.arange(first + around.start * self.clip, first + around.stop * self.clip)
+            latent = self._observed(first + OFFSETS[place] * self.clip, done, beside if place == "self" else None)
             context.latents[:, k] = 0.0 if latent is None else latent
         return context
 
-    def _observed(self, start: int, done: Tensor, around: range = range(1)) -> Tensor | None:
-        """Latent of the clip at `start`, its unfinished frames filled from the clips `around` it; None without any.
+    def _observed(self, start: int, done: Tensor, beside: Tensor | None = None) -> Tensor | None:
+        """Latent of the clip at `start` with its unfinished frames filled in; None if there is nothing to fill them from.
 
         A clip that was sampled keeps its own latent.
+
+        Args:
+            beside: frames that may fill them as well, wherever they are; unfinished ones do not count.
         """
         if start in self.latents and bool(done[start:start + self.clip].all()):
             return self.latents[start]
-        frame = torch.arange(start + around.start * self.clip, start + around.stop * self.clip)
+        own = torch.arange(start, start + self.clip)
+        others = torch.empty(0, dtype=torch.long) if beside is None else beside[finished(beside, done)]
+        before, after = others[others < start], others[others >= start + self.clip]
+        frame = torch.cat([before.sort().values[-1:], own, after.sort().values[:1]])  # no others are nearest to any
         known = finished(frame, done)
         if not known.any():
             return None
         stretch = to_clip(self.film.stretch(frame.tolist()).to(self.codec.device))
-        filled = fill_nearest(stretch, known.expand(len(stretch), -1).to(stretch.device))
-        first = -around.start * self.clip
+        filled = fill_missing(stretch, known.expand(len(stretch), -1).to(stretch.device), frame)
+        first = len(before[:1])
         latent = self.codec.encode(filled[:, :, first:first + self.clip])
-        if known.all():
+        if known[first:first + self.clip].all():
             self.latents[start] = latent
         return latent
 

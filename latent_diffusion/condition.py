@@ -18,8 +18,8 @@ OFFSETS = {"anchor": -2, "past": -1, "self": 0, "future": 1}  # neighbours of a 
 
 class Context(NamedTuple):
     """What is observed around a target clip, in each place (see OFFSETS) that its condition looks at."""
-    latents: Tensor  # b k c n: of the observed frames, missing ones filled from the nearest; zero where none is. Those of
-    #                  the clip itself are filled from all that is looked at, so that it holds the nearest frame still
+    latents: Tensor  # b k c n: of the observed frames, missing ones filled in (autoencoder/fill.py); zero where none is. Those
+    #                  of the clip itself are filled from all that is looked at
     known: Tensor    # b k f bool: which of the clip's frames were observed
     level: Tensor | float = 0.0  # b k, or one for all: sigma of the noise in the latents (see Condition.noised), 0 = clean
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from autoencoder.augment import augment
 from autoencoder.border import at_frames
 from autoencoder.codec import Codec
-from autoencoder.fill import fill_nearest
+from autoencoder.fill import fill_missing
 from latent_diffusion.condition import OFFSETS
 from latent_diffusion.config import DiffusionStageConfig
 from latent_diffusion.denoiser import AnyContext, LatentDenoiser
@@ -103,7 +103,7 @@ class DiffusionStage:
             rows = known[:, source].any(1).nonzero()[:, 0]    # clips of which nothing is known are not worth encoding
             if len(rows):
                 some = rows.to(self.device)
-                filled = fill_nearest(clip[some, :, source], known[rows, source].to(self.device))
+                filled = fill_missing(clip[some, :, source], known[rows, source].to(self.device))
                 context.latents[some, place] = self.codec.encode(filled[:, :, span] if name == "self" else filled)
         return Example(self.codec.encode(clip[:, :, begin:begin + t]), self._noise_history(context, index, stream))
 

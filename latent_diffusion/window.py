@@ -21,7 +21,7 @@ LEVELS = ("shared", "own")
 
 class WindowContext(NamedTuple):
     """What is known of the slots of a window, in any order."""
-    latents: Tensor  # b s c n: of the known frames of each slot, its missing ones filled from the nearest; zero where none is
+    latents: Tensor  # b s c n: of the known frames, missing ones filled from all that the window knows; zero if it is none
     known: Tensor    # b s f bool: which of its frames are known
     start: Tensor    # b s: its first frame; only differences matter
     there: Tensor    # b s bool: the others are padding
@@ -58,15 +58,16 @@ class Window(Concat):
         reach: clips of a training stretch; 0 = `slots`, or four times as many with gaps.
         fewer: share of contiguous windows that hold fewer clips, any number alike, so that a start from little is trained.
         levels: noise of the targets of a training window: "shared" as in sampling, or each its "own".
-        null_token, history: see Condition.
+        residual, null_token, history: see Condition.
     """
 
     observes = True
 
     def __init__(self, shape: PlaneShape, channels: int, frames: int, *, slots: int = 4, overlap: int = 1,
                  spacing: str = "contiguous", reach: int = 0, fewer: float = 0.25, levels: str = "shared",
-                 null_token: bool = False, history: bool = False):
-        super().__init__(shape, channels, frames, sees=("self",), mask=True, null_token=null_token, history=history)
+                 residual: bool = False, null_token: bool = False, history: bool = False):
+        super().__init__(shape, channels, frames, sees=("self",), mask=True, residual=residual, null_token=null_token,
+                         history=history)
         if slots < 1:
             raise ValueError(f"condition.slots must be at least 1, got {slots}")
         if not 0 <= overlap < max(frames, 2):
@@ -122,7 +123,12 @@ class Window(Concat):
                                 there=context.targets, level=0.0)
 
     def absent(self, known: Tensor) -> Tensor:
-        return ~known.any(-1)
+        """Where nothing is there to be seen, b s: a slot is filled from all that its window knows."""
+        return ~known.flatten(1).any(1, keepdim=True).expand(known.shape[:2])
+
+    def base(self, context: WindowContext) -> Tensor | float:
+        """What the network's output is added to, b s c n."""
+        return context.latents if self.residual else 0.0
 
     def each(self, context: WindowContext) -> Context:
         """The slots as samples of their own, each of which sees itself: b s ... -> (b s) 1 ..."""
@@ -184,8 +190,8 @@ def run_window(net: LatentDenoiser, z: Tensor, t: Tensor, seen: PreparedWindow) 
     Args:
         t: b or b s, level labels; known slots have 0, whatever it says.
     """
-    whole = seen.context.whole
+    whole, base = seen.context.whole, net.condition.base(seen.context)
     t = torch.where(whole, 0.0, (t if t.dim() == 2 else t[:, None]).expand(whole.shape))
     x = torch.cat([net.condition.shown(z, seen.context).flatten(0, 1), seen.beside], dim=1)
-    return net.unet(x, t.flatten(), seen.extra, slots=seen.view).unflatten(0, z.shape[:2])
+    return base + net.unet(x, t.flatten(), seen.extra, slots=seen.view).unflatten(0, z.shape[:2])
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoencoder.border import at_frames
 from autoencoder.codec import Codec
-from autoencoder.fill import fill_nearest
+from autoencoder.fill import fill_missing
 from latent_diffusion.window import Window, WindowContext
 from tools.rng import rand
 
@@ -29,6 +29,13 @@ def lay_out(condition: Window, starts: list[list[int]], known: list[Tensor]) -> 
     return Layout(start, there, shown & there[:, :, None])
 
 
+def _seen_frames(layout: Layout, frames: int) -> Tensor:
+    """Frames of the stretches that some slot shows, bool b t."""
+    frame = layout.start[:, :, None] + torch.arange(layout.known.shape[-1])
+    counts = torch.zeros(len(frame), frames, dtype=torch.int).scatter_add_(1, frame.flatten(1), layout.known.flatten(1).int())
+    return counts > 0
+
+
 def place_draws(seed: int, stream: str, index: int, frames: int) -> Iterator[float]:
     """Where the clips of a sample lie."""
     return iter(rand((4 * frames + 64,), seed, stream, "slots", index).tolist())
@@ -40,6 +47,7 @@ def encode_window(codec: Codec, clip: Tensor, layout: Layout) -> tuple[Tensor, W
     Args:
         clip: b c t h w, the stretches.
     """
+    seen_frames = _seen_frames(layout, clip.shape[2])
     slots, device = layout.start.shape[1], clip.device
     frame = layout.start[:, :, None] + torch.arange(codec.frames)
     clips = at_frames(clip, frame.flatten(1).to(device)).unflatten(2, (slots, codec.frames))
@@ -49,10 +57,11 @@ def encode_window(codec: Codec, clip: Tensor, layout: Layout) -> tuple[Tensor, W
     rows = there.nonzero()[:, 0].to(device)
     latent[rows] = codec.encode(clips[rows])
     seen = torch.where(known.all(-1).to(device)[:, None, None], latent, 0.0)
-    partial = (known.any(-1) & ~known.all(-1)).nonzero()[:, 0]
-    if len(partial):
-        rows = partial.to(device)
-        seen[rows] = codec.encode(fill_nearest(clips[rows], known[partial].to(device)))
+    missing = (there & ~known.all(-1) & seen_frames.any(1).repeat_interleave(slots)).nonzero()[:, 0]
+    if len(missing):
+        rows, samples = missing.to(device), missing // slots
+        filled = fill_missing(clip, seen_frames.to(device))[samples.to(device)]
+        seen[rows] = codec.encode(at_frames(filled, frame.flatten(0, 1)[missing].to(device)))
     context = WindowContext(seen.unflatten(0, (-1, slots)), layout.known.to(device), layout.start.to(device).float(),
                             layout.there.to(device))
     return latent.unflatten(0, (-1, slots)), context

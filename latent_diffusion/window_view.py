@@ -1,6 +1,7 @@
 """What a window of a video that is being made shows to the condition `window`."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from latent_diffusion.slots import Grid
 from latent_diffusion.window import Window, WindowContext
 
-Latent = Callable[[int, Tensor], Tensor | None]
+Latent = Callable[[int, Tensor, Tensor | None], Tensor | None]
 
 
 def window_context(condition: Window, grid: Grid, observed: Sequence[Sequence[int]], targets: Sequence[int], done: Tensor,
@@ -18,17 +19,18 @@ def window_context(condition: Window, grid: Grid, observed: Sequence[Sequence[in
     Args:
         observed: clips of each video, all finished.
         done: bool t, which frames are finished.
-        latent: (first frame, done) -> b c n of a clip's finished frames, the missing ones filled; None if there is none.
+        latent: (first frame, done, beside) -> b c n of a clip's finished frames, missing ones filled from them and from
+            those of the frames `beside`; None if there is none.
     """
     batch, most = len(observed), max(map(len, observed), default=0)
     context = condition.nothing(batch, device, most + len(targets))
-    starts, found = torch.zeros(batch, most + len(targets)), {}
+    starts = torch.zeros(batch, most + len(targets))
     context.there[:, :most] = False
 
-    def look(slot: int) -> Tensor | None:
-        if slot not in found:
-            found[slot] = latent(grid.starts[slot], done)
-        return found[slot]
+    @cache
+    def look(slot: int, beside: tuple[int, ...] = ()) -> Tensor | None:
+        frames = torch.tensor([frame for other in beside for frame in grid.span(other)], dtype=torch.long)
+        return latent(grid.starts[slot], done, frames)
 
     for i in range(most):
         for row, slots in enumerate(observed):
@@ -38,7 +40,9 @@ def window_context(condition: Window, grid: Grid, observed: Sequence[Sequence[in
                 context.there[row, i] = True
     for i, slot in enumerate(targets, most):
         context.known[:, i] = done[list(grid.span(slot))].to(device)
-        starts[:, i], seen = grid.starts[slot], look(slot)
-        if seen is not None:
-            context.latents[:, i] = seen
+        starts[:, i] = grid.starts[slot]
+        for row, slots in enumerate(observed):
+            seen = look(slot, (*slots, *targets))
+            if seen is not None:
+                context.latents[row, i] = seen[row]
     return context._replace(start=starts.to(device))
