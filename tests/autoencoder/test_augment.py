@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from autoencoder.augment import augment, translate
-from autoencoder.fill import nearest_index
 
 ALL = dict(flip=0.5, reverse=0.5, shift=2, held=0.5)
 
@@ -69,11 +68,13 @@ def test_shifts_are_uniform_within_the_bound():
     assert abs(float(torch.corrcoef(torch.stack([rows, columns]))[0, 1])) < 0.05
 
 
-def test_held_clips_are_filled_from_the_nearest_kept_frame():
-    frames = torch.arange(6.0)[None, None, :, None, None].expand(500, 1, 6, 1, 1)
-    held = augment(frames, torch.arange(500), 0, held=0.5)[:, 0, :, 0, 0]  # b t: which frame is shown
-    kept = held == torch.arange(6)
-    assert torch.equal(nearest_index(kept), held.long())
+def test_held_clips_are_filled_from_the_kept_frames():
+    frames = (torch.arange(6.0) ** 2)[None, None, :, None, None].expand(500, 1, 6, 1, 1)  # no blend is another frame
+    held = augment(frames, torch.arange(500), 0, held=0.5)[:, 0, :, 0, 0]  # b t: what is shown
+    kept = held == torch.arange(6) ** 2
+    for row, stays in zip(held.tolist(), kept):
+        at = stays.nonzero().flatten().numpy()
+        np.testing.assert_allclose(row, np.interp(range(6), at, at**2), rtol=1e-6)
     assert 0.3 < float((~kept).any(1).float().mean()) < 0.5  # of those drawn a few keep every frame, or none: as they are
     assert set(kept.sum(1).tolist()) == {1, 2, 3, 4, 5, 6}
 

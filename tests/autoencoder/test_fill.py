@@ -1,9 +1,9 @@
-"""The nearest known frame, against a search over all of them."""
+"""The nearest known frame, against a search over all of them, and what fills the missing ones."""
 
 import pytest
 import torch
 
-from autoencoder.fill import fill_nearest, nearest_index
+from autoencoder.fill import fill_missing, nearest_index
 
 
 def search(known):
@@ -19,9 +19,18 @@ def test_every_mask_agrees_with_a_search(t):
 
 
 def test_known_frames_stay_and_unknown_ones_are_not_looked_at():
-    clip = torch.randn(2, 3, 5, 2, 2)
-    known = torch.tensor([[False, True, False, False, True], [False] * 5])
+    clip = torch.randn(2, 3, 6, 2, 2)
+    known = torch.tensor([[False, True, False, False, True, False], [False] * 6])
+    filled = fill_missing(torch.where(known[:, None, :, None, None], clip, torch.nan), known)[0]
+    assert torch.equal(filled[:, [1, 4]], clip[0, :, [1, 4]])
+    assert torch.equal(filled[:, [0, 5]], clip[0, :, [1, 4]])  # before the first and after the last it stands still
+    assert torch.equal(fill_missing(clip, known)[1], clip[1])  # nothing is known: as it is
+
+
+@pytest.mark.parametrize("time", [None, torch.tensor([0, 1, 2, 3, 5, 9])])
+def test_what_is_linear_in_time_between_known_frames_is_restored(time):
+    at = torch.arange(6) if time is None else time
+    clip = (torch.randn(2, 3, 1, 4, 4) + torch.randn(2, 3, 1, 4, 4) * at[:, None, None]).contiguous()
+    known = torch.tensor([[True, False, True, False, False, True], [True, False, False, False, False, True]])
     spoiled = torch.where(known[:, None, :, None, None], clip, torch.nan)
-    filled = fill_nearest(spoiled, known)
-    assert torch.equal(filled[0], clip[0, :, [1, 1, 1, 4, 4]])
-    assert torch.equal(fill_nearest(clip, known)[1], clip[1])  # nothing is known: as it is
+    torch.testing.assert_close(fill_missing(spoiled, known, time), clip)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fakes import diffusion_config, diffusion_stage, micro, video
 
-from autoencoder.fill import fill_nearest
+from autoencoder.fill import fill_missing
 from latent_diffusion.gamma import shaped_noise
 from latent_diffusion.masks import MASKS
 from latent_diffusion.process import add_noise, target
@@ -76,7 +76,7 @@ def test_partly_known_clips_are_filled_from_the_nearest():
     known = stage.draw_masks(2 * T, index, "train")
     example = stage.prepare(frames, index)
     clip, rows = to_clip(frames), known.any(1)
-    filled = stage.codec.encode(fill_nearest(clip[:, :, :T], known[:, :T]))
+    filled = stage.codec.encode(fill_missing(clip[:, :, :T], known[:, :T]))
     assert torch.equal(example.context.latents[rows, 0], filled[rows])
     assert torch.equal(example.latent[rows], stage.codec.encode(clip[:, :, T:])[rows])
     assert {int(k) for k in known.sum(1)} == set(range(2 * T))
@@ -93,9 +93,9 @@ def test_places_lie_before_at_and_after_the_target(monkeypatch):
         span = slice(place * T, (place + 1) * T)
         seen = known[span].expand(8, -1)
         assert torch.equal(example.context.known[:, place], seen)
-        filled = fill_nearest(clip[:, :, span], seen)
+        filled = fill_missing(clip[:, :, span], seen)
         if place == 1:  # the clip itself is filled from its neighbours, too
-            filled = fill_nearest(clip, known.expand(8, -1))[:, :, span]
+            filled = fill_missing(clip, known.expand(8, -1))[:, :, span]
         assert torch.equal(example.context.latents[:, place], stage.codec.encode(filled))
 
 

@@ -215,3 +215,12 @@ def test_only_windows_pay_for_windows():
     plain, wide = (PlanesUNet(UNetConfig(**SMALL), SHAPE, CHANNELS, windows=windows) for windows in (False, True))
     more = set(wide.state_dict()) - set(plain.state_dict())
     assert set(plain.state_dict()) <= set(wide.state_dict()) and all(".cross." in key for key in more)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_with_a_residual_a_silent_network_makes_the_filled_clip(residual):
+    net, context = make_net(residual=residual, null_token=False), window(("all", "part", "nothing"))
+    for p in net.unet.conv_out.parameters():
+        torch.nn.init.zeros_(p)
+    made = net(noisy(3), T, context)
+    assert torch.equal(made, context.latents if residual else torch.zeros_like(made))
