@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from autoencoder.discriminator import CriticConfig
 from autoencoder.losses import LossConfig
 from autoencoder.model import AutoencoderConfig
+from tools.boards import LogConfig
 from tools.clips import DataConfig
 from tools.dist import DistConfig
 from tools.ema import EmaConfig
@@ -52,6 +53,7 @@ class FirstStageConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     train: AutoencoderTrainConfig = field(default_factory=AutoencoderTrainConfig)
     dist: DistConfig = field(default_factory=DistConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     @staticmethod
     def settle(merged: DictConfig) -> DictConfig:

@@ -1,6 +1,5 @@
 """LPIPS as a training loss: the distance of frames in VGG16 features (Zhang et al. 2018)."""
 
-import os
 import warnings
 from pathlib import Path
 
@@ -9,32 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.losses import Summed
-from tools.checkpoint import file_hash, load_raw
+from tools import weights
+from tools.checkpoint import load_raw
 
-VGG_FILE = "vgg16-397923af.pth"  # torchvision names a file by the first digits of its SHA-256
-VGG_URL = f"https://download.pytorch.org/models/{VGG_FILE}"
-SMALLEST = 16                    # pixels that four halvings leave something of
-REMEDY = f"fetch {VGG_URL} to {{}}, or set loss.perceptual_weight=0 to train without it"
+VGG = weights.find("lpips-vgg")
+SMALLEST = 16  # pixels that four halvings leave something of
+ELSE = "or set loss.perceptual_weight=0 to train without it"
 
 
 def find_vgg(path: str | Path | None = None) -> Path:
-    """The VGG16 weights: `path` if given, else in $VIDEO_WEIGHTS, else in torch's cache.
+    """The VGG16 weights: `path` if given, else where named weights lie (tools.weights).
 
     Raises:
-        ValueError: It is in none of them; says what to fetch and where to put it.
+        ValueError: It is not there; says what to fetch and where to put it.
     """
-    if path:
-        places = [Path(path)]
-    else:
-        folders = [Path(torch.hub.get_dir()) / "checkpoints"]
-        if os.environ.get("VIDEO_WEIGHTS"):
-            folders.insert(0, Path(os.environ["VIDEO_WEIGHTS"]))
-        places = [folder / VGG_FILE for folder in folders]
-    for place in places:
-        if place.is_file():
-            return place
-    raise ValueError(f"the perceptual loss needs VGG16 weights, but {' and '.join(map(str, places))} do not "
-                     f"exist; {REMEDY.format(places[0])}")
+    if path is None or path == "":
+        if (found := weights.present("lpips-vgg")) is None:
+            raise ValueError(f"the perceptual loss needs VGG16: {weights.missing('lpips-vgg')}, {ELSE}")
+        return found
+    if not Path(path).is_file():
+        raise ValueError(f"the perceptual loss needs VGG16 weights, but {path} does not exist; "
+                         f"{weights.remedy('lpips-vgg', Path(path))}, {ELSE}")
+    return Path(path)
 
 
 def load_lpips(path: str | Path | None = None, *, verify: bool = True) -> lpips.LPIPS:
@@ -48,10 +43,9 @@ def load_lpips(path: str | Path | None = None, *, verify: bool = True) -> lpips.
         ValueError: The file is missing, damaged, or not VGG16.
     """
     path = find_vgg(path)
-    digits = Path(VGG_FILE).stem.split("-")[1]
-    if verify and not (got := file_hash(path)).startswith(digits):
-        raise ValueError(f"{path} is damaged or another file: its SHA-256 starts with {got[:len(digits)]}, "
-                         f"torchvision's VGG16 with {digits}; {REMEDY.format(path)}")
+    remedy = f"{weights.remedy('lpips-vgg', path)}, {ELSE}"
+    if verify:
+        weights.check(path, VGG, remedy)
     vgg = load_raw(path)
     heads = load_raw(Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth")
     # Built on the meta device, nothing is drawn: a random VGG takes seconds and moves the global generator.
@@ -59,13 +53,13 @@ def load_lpips(path: str | Path | None = None, *, verify: bool = True) -> lpips.
         warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision by outdated argument names
         net = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
     net.scaling_layer = lpips.ScalingLayer()  # its constants are no weights, so no file holds them
-    net.load_state_dict(lpips_state(net, vgg, heads, path), assign=True)
+    net.load_state_dict(lpips_state(net, vgg, heads, path, remedy), assign=True)
     return net.eval().requires_grad_(False)
 
 
 def lpips_state(net: lpips.LPIPS, vgg: dict[str, Tensor], heads: dict[str, Tensor],
-                path: Path) -> dict[str, Tensor]:
-    """The state of `net` from torchvision's VGG16 and lpips' linear heads."""
+                path: Path, remedy: str) -> dict[str, Tensor]:
+    """The state of `net` from torchvision's VGG16, read from `path`, and lpips' linear heads."""
     state = {}
     for key, here in net.state_dict().items():
         part, *rest = key.split(".")
@@ -76,7 +70,7 @@ def lpips_state(net: lpips.LPIPS, vgg: dict[str, Tensor], heads: dict[str, Tenso
             if source not in vgg or vgg[source].shape != here.shape:
                 got = tuple(vgg[source].shape) if source in vgg else "no such entry"
                 raise ValueError(f"{path} is no VGG16: {source} should be {tuple(here.shape)}, got {got}; "
-                                 f"{REMEDY.format(path)}")
+                                 f"{remedy}")
             state[key] = vgg[source].float()
         else:  # lin0.model.1.weight, which lpips lists once more as lins.0.model.1.weight
             state[key] = heads[key.replace("lins.", "lin", 1)]

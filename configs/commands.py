@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from configs.schema import DEFAULTS, FOLDER, SCHEMAS, load_config, plain
 from tools import dist
+from tools.boards import check_boards
 from tools.log import Run, begun, claim
 from tools.sources import SOURCES
 
@@ -31,7 +32,8 @@ class Command(NamedTuple):
         for name in given(args):
             if name not in self.reads:
                 value = getattr(args, name)
-                got = f"--{name}" if value is True else f"--{name} {value}"
+                words = value if isinstance(value, list) else [value]
+                got = f"--{name}" if value is True else f"--{name} {' '.join(map(str, words))}"
                 raise ValueError(f"--exp {args.exp} does not read --{name}, got {got}; leave it out, "
                                  f"it is for --exp {', '.join(readers(name))}")
         self.call(args)
@@ -78,20 +80,25 @@ def said_seed(args: argparse.Namespace) -> int | None:
     return args.seed if "seed" in given(args) else None
 
 
+def run_folder(args: argparse.Namespace, cfg) -> Path:
+    return Path(args.results) / f"{args.exp}_{args.id}_{cfg.data.name}_{cfg.train.seed}"
+
+
 def open_run(args: argparse.Namespace, cfg, context: dict[str, Any]) -> Run:
     """Claim results/{exp}_{id}_{data}_{seed}, or take it up where the same command left it."""
-    folder = Path(args.results) / f"{args.exp}_{args.id}_{cfg.data.name}_{cfg.train.seed}"
+    folder = run_folder(args, cfg)
     config = plain(cfg) | {"run": context}
     failed = None
     if dist.is_main():
         try:
+            check_boards(cfg.log)
             claim(folder, config, VOLATILE if begun(folder) else set(config))
         except ValueError as error:
             failed = str(error)
     failed = dist.broadcast_object(failed)
     if failed:
         raise ValueError(failed)
-    run = Run(folder) if dist.is_main() else Run.null()
+    run = Run(folder, cfg.log, config) if dist.is_main() else Run.null()
     run.log("command: " + " ".join(sys.argv), echo=False)
     return run
 
@@ -99,7 +106,7 @@ def open_run(args: argparse.Namespace, cfg, context: dict[str, Any]) -> Run:
 # what may change when a run is continued: nothing that decides a weight, except for how long it goes on
 VOLATILE = frozenset({"data.path", "data.workers", "loop.steps", "loop.save_every", "loop.keep", "loop.log_every",
                       "loop.validate_every", "loop.sample_every", "loop.plot_every", "loop.patience", "loop.micro_batch",
-                      "dist", "run.resume"})
+                      "dist", "log", "run.resume"})
 
 
 def first_stage(args: argparse.Namespace) -> None:
@@ -136,10 +143,45 @@ def ddpm(args: argparse.Namespace) -> None:
         asked = replace(pretrain.model, options={**pretrain.model.options, **released})
         check_model(asked, codec.config, f"--first_model {args.first_model} (--pretrain_config {args.pretrain_config})")
     cfg = fit_data(cfg, codec)
+    latents = cached_latents(args, cfg, codec)
     context = {"first_model": codec.weights_hash, "init_from": tidy(args.init_from), "resume": args.resume}
-    run = open_run(args, cfg, context)
-    train_diffusion(cfg, run, codec, init_from=args.init_from, resume=args.resume)
+    run = open_run(args, cfg, context | ({"latents": latents.id} if latents else {}))
+    train_diffusion(cfg, run, codec, init_from=args.init_from, resume=args.resume, latents=latents)
     run.close()
+
+
+def cached_latents(args: argparse.Namespace, cfg, codec):
+    """The latents that a run of the second stage trains from, if there are some; a run that was begun stays with its own."""
+    from latent_diffusion.latent_cache import LatentCache, find_latents, identity_of
+    found = failed = None
+    if dist.is_main():
+        folder = run_folder(args, cfg)
+        before = (OmegaConf.load(folder / "config.yaml").get("run", {}).get("latents"),) if begun(folder) else None
+        try:
+            found = find_latents(args.latents, args.first_model, lambda: identity_of(cfg, codec), before)
+        except ValueError as error:
+            failed = str(error)
+    found, failed = dist.broadcast_object((found, failed))
+    if failed:
+        raise ValueError(failed)
+    return LatentCache(found) if found else None
+
+
+def encode(args: argparse.Namespace) -> None:
+    from autoencoder.codec import load_autoencoder
+    from latent_diffusion.encode import EncodeConfig
+    from latent_diffusion.encode import encode as write_latents
+    from latent_diffusion.train import fit_data
+    flags = {"data.name": args.data, "data.path": args.data_path, "data.workers": args.workers, "train.seed": said_seed(args)}
+    cfg = load_config(SCHEMAS["ddpm"], args.diffusion_config or DEFAULTS["ddpm"], flags, args.overrides)
+    how = EncodeConfig(args.stride, args.windows_per_video, args.draws, args.dtype,
+                       4 if args.batch_size is None else args.batch_size)
+    if dry_run(args, cfg, encode=vars(how)):
+        return
+    if not args.first_model:
+        raise ValueError("--exp encode needs the autoencoder: --first_model RUN or FILE (train one with --exp first_stage)")
+    codec = load_autoencoder(args.first_model, args.weights)
+    write_latents(fit_data(cfg, codec), codec, how, model=args.first_model, out=args.out)
 
 
 def tidy(path: str | None) -> str | None:
@@ -168,10 +210,10 @@ def demo(args: argparse.Namespace) -> None:
     run_demo(first, second, folder)
 
 
-def dry_run(args: argparse.Namespace, cfg) -> bool:
+def dry_run(args: argparse.Namespace, cfg, **more: Any) -> bool:
     """Print the settings if that is all that is asked for."""
     if args.dry_run and dist.is_main():
-        print(OmegaConf.to_yaml(OmegaConf.create(plain(cfg))), end="")
+        print(OmegaConf.to_yaml(OmegaConf.create(plain(cfg) | more)), end="")
     return args.dry_run
 
 
@@ -185,7 +227,7 @@ def from_flags(help: str, module: str, function: str, names: str) -> Command:
             if dist.is_main():
                 print(OmegaConf.to_yaml(OmegaConf.create({"exp": args.exp, **chosen})), end="")
             return
-        if args.exp in ("plan", "info") and not dist.is_main():
+        if args.exp in ("plan", "info", "download") and not dist.is_main():
             return  # they only print
         import importlib
         getattr(importlib.import_module(module), function)(**chosen)
@@ -204,12 +246,17 @@ def readers(name: str) -> list[str]:
 
 TRAINING = "id seed resume init_from data data_path resolution frames workers batch_size steps scale_lr pretrain_config "
 SAMPLING = ("model first_model weights task num_videos samples_per_video frames known data data_path resolution scheme window "
-            "stride schedule overlap sampler steps eta guidance guide starts batch_size seed out results no_border overrides ")
+            "stride schedule overlap sampler steps eta guidance guide content starts windows batch_size seed out results "
+            "no_border overrides ")
 
 COMMANDS: dict[str, Command] = {
     "first_stage": command("train the autoencoder (base_gan.yaml and --first_stage_folder: adversarially)", first_stage,
                            TRAINING + "first_stage_folder"),
-    "ddpm": command("train the latent diffusion: --first_model MODEL", ddpm, TRAINING + "diffusion_config first_model weights"),
+    "encode": command("latents of a dataset, from which ddpm trains without the encoder: --first_model MODEL", encode,
+                      "diffusion_config first_model weights data data_path workers batch_size seed stride windows_per_video "
+                      "draws dtype out"),
+    "ddpm": command("train the latent diffusion: --first_model MODEL", ddpm,
+                    TRAINING + "diffusion_config first_model weights latents"),
     "reconstruct": from_flags("run videos through the autoencoder: --first_model M --input PATH --out DIR",
                               "autoencoder.reconstruct", "reconstruct",
                               "first_model weights input out resize batch_size baseline data data_path"),
@@ -221,6 +268,12 @@ COMMANDS: dict[str, Command] = {
     "evaluate": from_flags("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME",
                            "latent_diffusion.evaluate", "run", SAMPLING + "real fake metrics protocol known_frames"),
     "demo": command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at", demo, "seed"),
+    "download": from_flags("fetch published weights or a dataset: --name NAME (list shows all), --out DIR",
+                           "tools.download", "download", "name out"),
+    "report": from_flags("one HTML page from runs, sample folders and evaluations: --runs A B ...", "evals.report", "report",
+                         "runs out num_videos results"),
+    "export": from_flags("gif, mp4, grids, npz, safetensors from what exists: --input PATH --format FORMAT --out PATH",
+                         "latent_diffusion.export", "export", "input format out real num_videos fps weights"),
     "info": from_flags("what a model file is: --model MODEL", "latent_diffusion.info", "info", "model weights"),
 }
 
@@ -259,8 +312,9 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--workers", "loading processes (default 2 where the YAML says nothing)", int),
     ],
     "training": [
-        flag("--batch_size", "training: clips an update over all processes (default: of the YAML); sampling and "
-                             "reconstruction: videos or clips at once (default 4); evaluation: pairs at once (default 8)", int),
+        flag("--batch_size", "training: clips an update over all processes (default: of the YAML); sampling, "
+                             "reconstruction, encode: videos or clips at once (default 4); evaluation: pairs at once (default "
+                             "8)", int),
         flag("--steps", "training: optimizer updates (default: of the YAML); sampling: steps of the sampler (default 50), or "
                         "400/20 (first clip/others)"),
         switch("--scale_lr", "multiply the learning rate by the batch size"),
@@ -270,6 +324,12 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--first_model", "autoencoder: run folder or model file, ours or PVDM's (default in sampling: the one that "
                               "--model was trained on)", metavar="MODEL"),
         flag("--first_stage_folder", "run of the first stage that an adversarial run continues", metavar="RUN"),
+        flag("--latents", "where --exp encode wrote the latents of the training videos, or none (default auto: what it wrote "
+                          "beside --first_model with the same settings, if anything)", default="auto", metavar="DIR"),
+        flag("--windows_per_video", "encode so many windows of each video, drawn by --seed (default: all, see --stride)", int,
+             default=0),
+        flag("--draws", "masks that are drawn for each window (default 4)", int, default=4),
+        flag("--dtype", "how latents are kept, float32 or float16 (default float32)", default="float32"),
     ],
     "sampling and evaluation": [
         flag("--model", "diffusion model: run folder or model file, ours or PVDM's; info: any model", metavar="MODEL"),
@@ -277,18 +337,20 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--task", "generate, predict, predict_backward, interpolate or infill (default predict, generate where there is "
                        "neither --data nor --input)"),
         flag("--known", "given frames, like 0-3,12 or -4--1, the last four (default: those of the task)", metavar="SPEC"),
-        flag("--num_videos", "how many videos (default 4; of real ones, one window of each video or all of --starts)", int),
+        flag("--num_videos", "how many videos (default 4; of real ones, one window of each video or all of --starts); "
+                             "report: shown of a folder (default 4); export: the first ones (default all, of a grid 16)", int),
         flag("--samples_per_video", "samples of each (default 1)", int, default=1),
         flag("--input", "a video, an image or a folder of them, in place of --data; plan: the video that an adaptive scheme "
-                        "looks at", metavar="PATH"),
+                        "looks at; export: videos, what sample wrote, or a model", metavar="PATH"),
         switch("--resize", "bring --input to the model's frame size"),
         flag("--scheme", "how a long video is cut into windows (default autoreg); rollout.one_frame=true keeps one frame of "
                          "each clip, rollout.init_prev_t=0.5 starts a clip from the one before, rollout.carry=false encodes "
-                         "what was decoded", default="autoreg"),
+                         "what was decoded, rollout.history_noise=0.1 shows made clips with noise", default="autoreg"),
         flag("--window", "clips the network sees at once (default 2; condition window: as it was trained); plan: frames "
                          "(default 20)", int),
         flag("--stride", "clips made at once (default 1; condition window: half of its window); plan: frames (default half of "
-                         "--window)", int),
+                         "--window); encode: frames from one window to the next (default: all windows, or those of "
+                         "data.windows)", int),
         flag("--schedule", "windows in place of --scheme, as plan prints them (sampling counts in clips)", metavar="FILE"),
         switch("--just_visualise", "draw who observes whom to --out as well"),
         flag("--overlap", "frames that neighbouring clips share (default 0; 1 for a model that sees the clip itself)", int),
@@ -296,17 +358,31 @@ FLAGS: dict[str, list[Flag]] = {
                           "noise.shared (between the clips of a video) change the noise that it starts from", default="ddim"),
         flag("--eta", "randomness of ddim, 0 to 1 (default 0)", float),
         flag("--guidance", "w of (1 + w) eps(c) - w eps(0) (default 0); guidance.low and guidance.high bound the sigma / alpha "
-                           "where it acts, guidance.history=W guides by a share, guidance.fraction, of what is seen", float,
+                           "where it acts, guidance.history=W guides by a share, guidance.fraction, of what is seen, or by it "
+                           "with noise, guidance.sigma", float,
              default=0.0),
         flag("--guide", "a weaker model in the place of eps(0): an earlier or smaller one on the same autoencoder",
              metavar="MODEL"),
-        flag("--starts", "where in each video the windows begin, e.g. 0,8,16 (default: drawn by --seed, of --input 0)"),
+        flag("--content", "another model for a first clip around which nothing is known", metavar="MODEL"),
+        flag("--starts", "where in each video the windows begin: 0,8,16, or centre, or every-8 (a window each 8 frames and the "
+                         "last one) (default: drawn by --seed, of --input 0)"),
+        flag("--windows", "the windows of an earlier comparison in place of --starts: its windows.json, so that two models see "
+                          "the same frames", metavar="FILE"),
         flag("--baseline", "sample: repeat_last, nearest or blend, from the --known frames in place of --model; reconstruct: "
                            "linear"),
         switch("--no_border", "paste given frames without mending the made ones beside them"),
         switch("--npz", "also write samples.npz"),
-        flag("--out", "where the results go (a folder; evaluate: a JSON file; plan: a PNG, default plan.png)", metavar="PATH"),
-        flag("--real", "folder of real videos", metavar="DIR"),
+        flag("--runs", "run folders, sample folders, JSON files of evaluate, or folders of these", nargs="+", metavar="PATH"),
+        flag("--format", "mp4, gif, npy, npz, png (a folder of frames each), grid (one mp4, gif or png of many), safetensors "
+                         "(of a model) or i3d (TensorFlow's weights, of an npz, for FVD); without it the end of --out says so"),
+        flag("--fps", "frames a second of mp4 and gif (default 10)", float, default=10.0),
+        flag("--out", "where the results go (a folder; encode: default latents/ beside --first_model; evaluate: a JSON file; "
+                      "plan: a PNG, default plan.png; report: a page, default report.html in the run or --results; export: a "
+                      "file, or a folder for several; download: default $VIDEO_WEIGHTS or a cache, of datasets $VIDEO_DATA or "
+                      "/data)", metavar="PATH"),
+        flag("--name", "what to download: weights such as i3d, lpips-vgg, pvdm-ucf101, or a dataset such as mnist, kth; list "
+                       "shows all"),
+        flag("--real", "folder of real videos (export: shown beside the made ones of a grid)", metavar="DIR"),
         flag("--fake", "folder of made videos", metavar="DIR"),
         flag("--metrics", "comma-separated (default psnr,psnr_pooled,ssim)", default="psnr,psnr_pooled,ssim"),
         flag("--protocol", "named evaluation protocol (default custom)", default="custom"),

@@ -60,8 +60,9 @@ class GaussianStats:
 def frechet_distance(s: GaussianStats, t: GaussianStats, *, ddof: int = 1) -> float:
     """Return |mean_s - mean_t|^2 + tr(C_s + C_t - 2 (C_s C_t)^(1/2)) (Dowson and Landau 1982).
 
-    tr (C_s C_t)^(1/2) is the sum of the singular values of C_s^(1/2) C_t^(1/2): this needs no square root of a
-    product that is not symmetric, and stays exact where there are fewer samples than features.
+    The second term is the least |A - B U|^2 over rotations U, with A A^T = C_s and B B^T = C_t (the orthogonal Procrustes
+    problem): a sum of squares, so nothing cancels where the sets are close, no square root of a product that is not
+    symmetric is needed, and it stays exact where there are fewer samples than features.
 
     Args:
         s: statistics of one set.
@@ -70,10 +71,27 @@ def frechet_distance(s: GaussianStats, t: GaussianStats, *, ddof: int = 1) -> fl
     """
     if s.dim != t.dim:
         raise ValueError(f"cannot compare statistics of {s.dim} features with those of {t.dim}")
-    c, d = s.covariance(ddof), t.covariance(ddof)
-    overlap = np.linalg.svd(_root(c) @ _root(d), compute_uv=False).sum()
-    shift = s.mean - t.mean
-    return float(max(0.0, shift @ shift + np.trace(c) + np.trace(d) - 2 * overlap))  # rounding may go below
+    a, b = _root(s.covariance(ddof)), _root(t.covariance(ddof))
+    left, _, right = np.linalg.svd(b @ a)
+    return float(((s.mean - t.mean) ** 2).sum() + ((a - b @ (left @ right)) ** 2).sum())
+
+
+def chance_distance(s: GaussianStats, n: int, m: int) -> float:
+    """Return the distance to expect between two sets of n and m samples of one and the same Gaussian, to first order.
+
+    In the eigenbasis of its covariance, with eigenvalues v: (1/n + 1/m) (sum_i v_i + 1/2 sum_ij v_i v_j (1 + [i=j]) /
+    (v_i + v_j)): the mean's own noise, and the second-order expansion of the Bures distance in that of the covariances.
+    Of fewer samples than features the eigenvalues say too little, and so does this.
+
+    Args:
+        s: statistics that the covariance is taken from.
+        n: samples of the one set.
+        m: samples of the other.
+    """
+    values = np.linalg.eigvalsh(s.covariance()).clip(min=0)
+    total = values[:, None] + values
+    pairs = np.divide(values[:, None] * values, total, out=np.zeros_like(total), where=total > 0)
+    return float((1 / n + 1 / m) * (values.sum() + (pairs.sum() + np.trace(pairs)) / 2))
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:

@@ -77,13 +77,13 @@ def open_set(path: str | os.PathLike, side: str) -> VideoSet:
     Args:
         path: a folder of videos or frame folders, nested or not; what `sample` wrote (its samples/ and real/
             are found); a single video; or an npy or npz of many (n t h w c).
-        side: "real" or "fake".
+        side: "real", or what the made ones are called on the command line: "fake", "input".
     """
     root = Path(path)
     if not root.exists():
         raise ValueError(f"--{side} {root}: no such file or folder; check the path")
     folder = _inside(root, side)
-    settings = _settings(folder) if side == "fake" else {}
+    settings = {} if side == "real" else _settings(folder)
     files = find_videos(folder)
     entries = [entry for file in files for entry in _entries(file, folder, settings)]
     if not entries:
@@ -136,13 +136,13 @@ def _inside(root: Path, side: str) -> Path:
     made, true = root / "samples", root / "real"
     if not (root / "sample.json").is_file() and not (made.is_dir() and true.is_dir()):
         return root
-    inner = made if side == "fake" else true
+    inner = true if side == "real" else made
     if inner.is_dir():
         return inner
     if root.name == inner.name:  # sample.json was copied into it
         return root
     raise ValueError(f"--{side} {root}: a sample folder without {inner.name}/ ({describe(root)}); "
-                     f"give the folder of the {'made' if side == 'fake' else 'true'} videos")
+                     f"give the folder of the {'true' if side == 'real' else 'made'} videos")
 
 
 def _settings(folder: Path) -> dict:

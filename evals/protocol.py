@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from einops import rearrange
@@ -18,8 +19,16 @@ METRICS = Registry("metric")
 _CHUNK = 1 << 19  # pixels x channels scored at once: near the cache, and long videos need no more memory
 
 
+SAMPLES = ("mean", "best")  # how several samples of one video count: all alike, or the best alone
+
+
 class Metric(Protocol):
-    """A running comparison of pairs of videos."""
+    """A running comparison of pairs of videos.
+
+    Attributes:
+        higher_is_better: which way is up; None where neither is.
+    """
+    higher_is_better: bool | None
 
     def update(self, real: Tensor, fake: Tensor, videos: Sequence[str] | None = None) -> None:
         """Add pairs.
@@ -36,6 +45,9 @@ class Metric(Protocol):
 
     def compute(self) -> dict:
         """Return {"mean", "ci95" (half width over videos; None for a single video), "n" (pairs), ...}."""
+
+
+Row = tuple[str | None, np.ndarray]  # real video, score of each frame: t
 
 
 class Estimate(NamedTuple):
@@ -65,12 +77,16 @@ def ratio_estimate(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
 class FrameMetric(ABC):
     """Base of metrics that give every frame a number: mean over frames, then over videos.
 
+    Of several samples of one video the best is chosen by this metric alone, as published protocols do (best of K).
+
     The state is the numbers themselves (t float64 a pair), summed exactly (fsum): any batch size, order and
     split over processes gives the same result.
     """
 
+    higher_is_better: ClassVar[bool] = True
+
     def __init__(self):
-        self._rows: list[tuple[str | None, np.ndarray]] = []  # (real video, score of each frame: t)
+        self._rows: list[Row] = []
 
     @abstractmethod
     def score(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -92,16 +108,55 @@ class FrameMetric(ABC):
         assert type(other) is type(self), f"cannot merge {type(other).__name__} into {type(self).__name__}"
         self._rows += other._rows
 
-    def compute(self) -> dict:
-        """Return mean, ci95, n, and `per_frame`, the mean at each frame position."""
-        assert self._rows, "compute() before update()"
-        pairs = self._by_video([(video, math.fsum(row) / len(row), 1) for video, row in self._rows])
-        return {**ratio_estimate(*pairs)._asdict(), "n": len(self._rows), "per_frame": self._per_frame()}
+    def compute(self, *, samples: str = "mean") -> dict:
+        """Return mean, ci95, n, and `per_frame`, the mean at each frame position; with several samples of a video also
+        `best_of_k`: the same of the best sample of each, and k.
 
-    def _per_frame(self) -> list[float]:
-        columns = [[row[i] for _, row in self._rows if i < len(row)]
-                   for i in range(max(len(row) for _, row in self._rows))]
-        return [math.fsum(column) / len(column) for column in columns]
+        Args:
+            samples: what the headline is where there are several samples of a video: "mean" of all, or "best".
+        """
+        assert self._rows, "compute() before update()"
+        if samples not in SAMPLES:
+            raise ValueError(f'samples must be one of {", ".join(SAMPLES)}, got "{samples}"')
+        result = {"n": len(self._rows), **self.settings()}
+        counts = Counter(video for video, _ in self._rows if video is not None)
+        if max(counts.values(), default=1) > 1:
+            best = self._summary(self._best())
+            result["best_of_k"] = {**best, "k": min(counts.values())}
+            if samples == "best":
+                return {**best, **result}
+        return {**self._summary(self._rows), **result}
+
+    def settings(self) -> dict:
+        """Return {"settings": all that decides the number beyond the metric's name}, or nothing."""
+        return {}
+
+    def value(self, row: np.ndarray) -> float:
+        """Return the score of one video from that of its frames."""
+        return math.fsum(row) / len(row)
+
+    def estimate(self, rows: Sequence[Row]) -> Estimate:
+        """Return the score of all videos from that of their frames."""
+        return ratio_estimate(*self._by_video([(video, self.value(row), 1) for video, row in rows]))
+
+    def position(self, column: Sequence[float]) -> float:
+        """Return the score at one frame position from that of the videos."""
+        return math.fsum(column) / len(column)
+
+    def _summary(self, rows: Sequence[Row]) -> dict:
+        length = max(len(row) for _, row in rows)
+        columns = ([row[i] for _, row in rows if i < len(row)] for i in range(length))
+        return {**self.estimate(rows)._asdict(), "per_frame": [self.position(column) for column in columns]}
+
+    def _best(self) -> list[Row]:
+        """The best sample of each video."""
+        sign = 1 if self.higher_is_better else -1
+        best: dict = {}
+        for number, (video, row) in enumerate(self._rows):
+            name, score = number if video is None else video, sign * self.value(row)
+            if name not in best or score > best[name][0]:
+                best[name] = (score, (video, row))
+        return [row for _, row in best.values()]
 
     @staticmethod
     def _by_video(rows: Sequence[tuple[str | None, float, float]]) -> tuple[list[float], list[float]]:

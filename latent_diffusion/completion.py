@@ -9,7 +9,7 @@ from torch import Tensor
 from autoencoder.border import paste_known
 from autoencoder.fill import fill_missing
 from latent_diffusion.condition import OFFSETS, Context
-from latent_diffusion.denoiser import make_denoise
+from latent_diffusion.denoiser import AnyContext, make_denoise
 from latent_diffusion.distance import Observers, choose_distance, embedding
 from latent_diffusion.film import Film
 from latent_diffusion.gamma import shaped_draw, shaped_noise
@@ -25,7 +25,7 @@ from latent_diffusion.settings import Settings
 from latent_diffusion.slot_noise import SlotNoise, WindowNoise
 from latent_diffusion.window import WindowContext
 from latent_diffusion.window_view import window_context
-from tools.rng import numpy_rng
+from tools.rng import numpy_rng, randn
 from tools.video import to_clip, to_frames
 
 
@@ -56,10 +56,13 @@ class Completion:
             raise ValueError(f"all {self.frames} frames are known, so there is nothing to make; give fewer with --known")
         self.condition = model.net.condition
         self.settings = settings = fit_settings(self.condition, settings)
-        check_guide(model, settings.guide)
+        check_guide(model, settings)
         self.grid, self.known, self.windows, self.jobs, self.last = make_jobs(self.condition, self.clip, known, settings)
+        check_content(model, settings, self.jobs)
         self.sampler = SAMPLERS.bind(settings.sampler)
-        full = [sampling_levels(model.schedule, count, settings.spacing) for count in settings.step_counts()]
+        makers = settings.content or model, model  # of a clip around which nothing is known, and of the others
+        full = [sampling_levels(maker.schedule, count, settings.spacing)
+                for maker, count in zip(makers, settings.step_counts())]
         self.levels = {(informed, False): full[informed] for informed in (False, True)}
         for job in self.jobs:
             if job.follows:
@@ -229,15 +232,15 @@ class Completion:
         if not self.settings.history_guidance:
             return 0
         if windowed(self.condition):
-            return round((1 - self.settings.history_fraction) * len(job.observed)) * self.clip
-        return round((1 - self.settings.history_fraction) * job.seen)
+            return round((1 - self.settings.fraction) * len(job.observed)) * self.clip
+        return round((1 - self.settings.fraction) * job.seen)
 
     def _thinned(self, job: Job) -> Tensor:
         """What is finished but for the hidden part of a slot's history, the same for all videos."""
         frame = frames_around(self.condition, self.grid.starts[job.slot], self.clip)
         rng = numpy_rng(self.settings.seed, "history", job.slot)
         shown = finished(frame, self.done)
-        left = thinned(shown.flatten(), 1 - self.settings.history_fraction, rng.random).view_as(shown)
+        left = thinned(shown.flatten(), 1 - self.settings.fraction, rng.random).view_as(shown)
         done = self.done.clone()
         done[frame[shown & ~left]] = False
         return done
@@ -247,25 +250,51 @@ class Completion:
         settings, hidden = self.settings, self._hides(job)
         nothing = view("nothing")
         full = view("full") if job.seen else nothing
-        part = nothing if hidden == job.seen else view("part") if hidden else full
-        weak = view("weak") if settings.guide is not None else nothing
+        blurred = settings.history_sigma and job.seen and settings.history_guidance
+        part = nothing if hidden == job.seen else view("part") if hidden or blurred else full
+        weak = view("weak") if settings.guide is not None and self._maker(job) is self.model else nothing
         low, high = settings.interval or (0.0, None)
         return steered(Views(full, nothing, part, weak), settings.guidance, settings.history_guidance, low,
                        float("inf") if high is None else high)
 
     def _view(self, job: Job, name: str, shown: Context | None) -> Denoiser:
         """The network as it sees the clip: all that is finished around it, nothing of it, a part, or a weaker network."""
-        model = self.settings.guide if name == "weak" else self.model
+        model = self.settings.guide if name == "weak" else self._maker(job)
+        hidden = self._hides(job) if name == "part" else 0
         if name == "nothing" or not model.net.condition.sees:
             shown = model.net.condition.unseen(shown)
-        elif name == "part" and windowed(self.condition):
-            shown = self._shown_window(job, self._hides(job) // self.clip)
-        elif name == "part":
+        elif hidden and windowed(self.condition):
+            shown = self._shown_window(job, hidden // self.clip)
+        elif hidden:
             shown = self._context(job.slot, self._thinned(job))
+        if name == "part" and self.settings.history_sigma:
+            shown = self._noised(shown, job, self.settings.history_sigma)
+        elif name != "nothing" and shown is not None and self.settings.history_noise:
+            shown = self._noised(shown, job, self.settings.history_noise * self._made_places(job, shown))
         return make_denoise(model.net, model.process.parametrisation, shown, autocast=self.settings.autocast)
 
+    def _maker(self, job: Job) -> DiffusionModel:
+        """The model that makes a clip."""
+        return self.settings.content if self.settings.content is not None and not job.seen else self.model
+
+    def _noised(self, shown: AnyContext, job: Job, level: Tensor | float) -> AnyContext:
+        """A context with noise in what it shows, drawn once for a clip."""
+        noise = [randn(shown.latents.shape[1:], self.settings.seed, "sample", *row, job.slot, "history") for row in self.ids]
+        return self.condition.noised(shown, level, torch.stack(noise).to(shown.latents))
+
+    def _made_places(self, job: Job, shown: AnyContext) -> Tensor:
+        """Places of a context that show anything but given frames, b k of 0 and 1."""
+        if windowed(self.condition):
+            frame = shown.start.long().cpu()[:, :, None] + torch.arange(self.clip)
+            made = finished(frame, self.done & ~self.known) & shown.there.cpu()[:, :, None]
+        else:
+            frame = frames_around(self.condition, self.grid.starts[job.slot], self.clip)
+            made = finished(frame, self.done & ~self.known).expand(len(self.film), -1, -1)
+        own = shown.known.cpu().all(-1)  # other clips are filled from all that is shown
+        return torch.where(own, made.any(-1), made.flatten(1).any(1)[:, None]).float().to(self.codec.device)
+
     def _sample(self, job: Job) -> Tensor:
-        settings, batch = self.settings, len(self.film)
+        settings, batch, process = self.settings, len(self.film), self._maker(job).process
         together = windowed(self.condition)
         shown = self._shown_window(job) if together else self._context(job.slot, self.done) if job.seen else None
         denoise = self._steered(job, lambda name: self._view(job, name, shown))
@@ -275,11 +304,11 @@ class Completion:
         like = torch.empty(batch, *([len(job.slots)] if together else []), self.codec.channels, self.codec.shape.total,
                            device=self.codec.device)
         levels = self.levels[job.seen > 0, job.follows]
-        drawn = shaped_noise(noise.start(like, settings.temperature, settings.shared_noise), levels[0], self.model.process)
+        drawn = shaped_noise(noise.start(like, settings.temperature, settings.shared_noise), levels[0], process)
         start = levels[0].sigma * drawn
         if job.follows:
             start = start + levels[0].alpha * self.before
-        return self.sampler(self._counted(denoise, batch), start, levels, shaped_draw(noise, levels, self.model.process))
+        return self.sampler(self._counted(denoise, batch), start, levels, shaped_draw(noise, levels, process))
 
     def _counted(self, denoise: Denoiser, batch: int) -> Denoiser:
         def counted(x: Tensor, level: Level) -> Denoised:
@@ -328,10 +357,30 @@ def _edge_at(plain: Tensor, shown: Tensor, i: int) -> Edge:
     return Edge(*(clip[:, :, i:i + 1].clone() for clip in (plain, shown)))  # not views, which would keep whole clips
 
 
-def check_guide(model: DiffusionModel, guide: DiffusionModel | None) -> None:
+def check_content(model: DiffusionModel, settings: Settings, jobs: Sequence[Job]) -> None:
+    """A content model makes a first clip in the latents of the model that goes on from it."""
+    content = settings.content
+    if content is None:
+        return
+    if windowed(model.net.condition) or windowed(content.net.condition):
+        raise ValueError("--content is for models that make one clip at a time, not for condition.name=window; leave it out")
+    if all(job.seen for job in jobs):
+        raise ValueError("--content makes a clip around which nothing is known, but here every clip has known frames beside "
+                         "it; leave it out, or use --task generate")
+    if settings.init_prev_t is not None and content.schedule != model.schedule:
+        raise ValueError("init_prev_t needs a --content model with the schedule of the model; leave init_prev_t out")
+    if model.codec.weights_hash != content.codec.weights_hash:
+        raise ValueError(f"--content {content.file} was trained on the autoencoder {content.codec.weights_hash}, the model on "
+                         f"{model.codec.weights_hash}; give one of the same autoencoder")
+
+
+def check_guide(model: DiffusionModel, settings: Settings) -> None:
     """A weaker model guides in the same latents, at the same levels and from the same view."""
+    guide = settings.guide
     if guide is None:
         return
+    if settings.history_noise and guide.net.condition.sees and not guide.net.condition.history:
+        raise ValueError(f"--guide {guide.file} is not told how noisy what it looks at is; leave rollout.history_noise out")
     for what, mine, other in (("autoencoder", model.codec.weights_hash, guide.codec.weights_hash),
                               ("latent", (model.codec.shape, model.codec.channels), (guide.codec.shape, guide.codec.channels)),
                               ("frames of a clip", model.codec.frames, guide.codec.frames),

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from latent_diffusion.process import ProcessConfig
 from latent_diffusion.schedule import ScheduleConfig
 from latent_diffusion.unet import UNetConfig
+from tools.boards import LogConfig
 from tools.clips import DataConfig
 from tools.dist import DistConfig
 from tools.ema import EmaConfig
@@ -63,6 +64,7 @@ class DiffusionStageConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     train: DiffusionTrainConfig = field(default_factory=DiffusionTrainConfig)
     dist: DistConfig = field(default_factory=DistConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self):
         self.process.check(self.schedule)

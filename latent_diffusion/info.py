@@ -23,7 +23,8 @@ def info(*, model: str | None, weights: str) -> None:
 
 def describe(file: ModelFile) -> dict[str, Any]:
     """Plain description: kind, step, weights, parameters, sizes, statistics."""
-    facts: dict[str, Any] = {"file": str(file.path), "sha256": checkpoint.file_hash(file.path)}
+    facts: dict[str, Any] = {"file": str(file.path), "sha256": checkpoint.file_hash(file.path),
+                             "container": "safetensors" if checkpoint.is_safetensors(file.path) else "torch"}
     if file.kind == "autoencoder" or (file.kind == "foreign" and is_pvdm_autoencoder(file.state)):
         codec = read_codec(file)
         facts |= {"kind": "autoencoder" if file.kind != "foreign" else "PVDM autoencoder (released state dict)",

@@ -113,7 +113,10 @@ def check_condition(condition: nn.Module, clip: int, known: Tensor, settings: Se
     if settings.schedule is None and is_adaptive(name) and not observes(condition):
         raise ValueError(f"--scheme {name} chooses which clips are looked at, but this model always looks at the neighbours of "
                          f"the clip that it makes; use --scheme {name.removeprefix('adaptive-')}, which makes the same videos")
-    if settings.history_guidance and settings.history_fraction < 1 and sees and not condition.mask:
+    if (settings.history_noise or settings.history_sigma) and not condition.history:
+        raise ValueError("this model is not told how noisy what it looks at is, which rollout.history_noise and guidance.sigma "
+                         "need; leave them out, or train one with condition.history=true and train.history_noise")
+    if settings.history_guidance and settings.fraction < 1 and sees and not condition.mask:
         raise ValueError("this model is not told which frames are known, so it cannot be guided by a share of its history; "
                          "give guidance.fraction=1, or a model with condition.mask=true")
     if not sees and (settings.history_guidance or (settings.guidance and settings.guide is None)):

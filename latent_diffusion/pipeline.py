@@ -62,7 +62,7 @@ class VideoDiffusion:
             ids: (video, sample) of each row, of which its noise is a function; default (row, 0).
             progress: called with the number of network evaluations x videos just made.
             options: those of Settings (see settings.py), such as sampler="ddim", steps=50, seed=0, guidance=1.5,
-                scheme="autoreg", overlap=1; `guide` is a VideoDiffusion, too.
+                scheme="autoreg", overlap=1; `guide` and `content` are VideoDiffusions, too.
 
         Raises:
             ValueError: frames of another size or type than the model's, or a task that it was not trained for.
@@ -111,10 +111,11 @@ class VideoDiffusion:
         return work.pieces(start)
 
     @staticmethod
-    def settings(*, steps: int | str = 50, guide: "VideoDiffusion | DiffusionModel | None" = None, **options) -> Settings:
+    def settings(*, steps: int | str = 50, **options) -> Settings:
         """Options of `complete`, checked."""
         check_options(options)
-        return Settings(steps=str(steps), guide=guide.model if isinstance(guide, VideoDiffusion) else guide, **options)
+        options = {key: value.model if isinstance(value, VideoDiffusion) else value for key, value in options.items()}
+        return Settings(steps=str(steps), **options)
 
     @staticmethod
     def _ids(ids: Sequence[tuple[int, int]] | None, rows: int) -> list[tuple[int, int]]:

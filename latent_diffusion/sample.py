@@ -16,6 +16,7 @@ from latent_diffusion.completion import Completion
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.sample_files import (
     FOLDERS,
+    WINDOWS,
     clear,
     jumps,
     real_path,
@@ -37,9 +38,10 @@ def sample(*, model: str | None, first_model: str | None, weights: str, task: st
            num_videos: int | None, samples_per_video: int, frames: int | None, known: str | None, data: str | None,
            data_path: str | None, resolution: int | None, input: str | None, resize: bool, scheme: str, window: int | None,
            stride: int | None, schedule: str | None, overlap: int | None, sampler: str, steps: str | None, eta: float | None,
-           guidance: float, guide: str | None, starts: str | None, batch_size: int | None, seed: int, npz: bool,
-           out: str | None, results: str, no_border: bool, overrides: list[str]) -> None:
-    """Make videos and write DIR/samples, DIR/real, DIR/videos, grid.gif, grid.png and sample.json."""
+           guidance: float, guide: str | None, content: str | None, starts: str | None, windows: str | None,
+           batch_size: int | None, seed: int, npz: bool, out: str | None, results: str, no_border: bool,
+           overrides: list[str]) -> None:
+    """Make videos and write DIR/samples, DIR/real, DIR/videos, grid.gif, grid.png, windows.json and sample.json."""
     if bool(model) == bool(baseline):
         raise ValueError("--exp sample needs either --model RUN or --baseline " + "|".join(baselines.BASELINES))
     options, data_overrides = split_overrides(overrides)
@@ -59,7 +61,8 @@ def sample(*, model: str | None, first_model: str | None, weights: str, task: st
                 "scheme": scheme, "window": window, "stride": stride, "schedule": schedule, "overlap": overlap, "seed": seed,
                 "border": not no_border, **options}
     weaker = VideoDiffusion.load(guide, first_model=first_model, weights=weights) if guide else None
-    checked = VideoDiffusion.settings(**settings, guide=weaker)
+    first = VideoDiffusion.load(content, first_model=first_model, weights=weights) if content else None
+    checked = VideoDiffusion.settings(**settings, guide=weaker, content=first)
     work = None
     if pipeline:  # what would fail after the first video fails before it
         work = Completion(pipeline.model, checked, mask, ids=[])
@@ -70,24 +73,27 @@ def sample(*, model: str | None, first_model: str | None, weights: str, task: st
     if resolution is not None:
         data_overrides.append(f"data.resolution={resolution}")
     truth = open_truth(task, mask, pipeline, data=data, data_path=data_path, input=input, resize=resize, starts=starts,
-                       num_videos=num_videos, seed=seed, overrides=data_overrides)
+                       num_videos=num_videos, seed=seed, overrides=data_overrides, manifest=windows)
     folder = Path(out) if out else _default_folder(pipeline, model, task, settings, len(mask), baseline, Path(results))
     count = len(truth.windows) or num_videos or 4
     batch_size = 4 if batch_size is None else batch_size
     if dist.is_main():
         clear(folder, truth.files)
+        if truth.windows:
+            truth.manifest.write(folder / WINDOWS)
     dist.barrier()  # before anything is made: what is new must not be taken for old
-    maker = Baseline(baseline, truth, mask) if baseline else Model(pipeline, truth, mask, settings | {"guide": weaker}, work)
+    helpers = {"guide": weaker, "content": first}
+    maker = Baseline(baseline, truth, mask) if baseline else Model(pipeline, truth, mask, settings | helpers, work)
     seconds = _make(folder, truth, mask, maker, count, samples_per_video, batch_size)
     dist.barrier()
     if not dist.is_main():
         return
     record = {"task": task, "frames": len(mask), "known_frames": mask.nonzero().flatten().tolist(), "baseline": baseline,
-              **_identity(pipeline, weaker), **settings, "adaptive_distance": work.distance if work else None,
+              **_identity(pipeline, weaker, first), **settings, "adaptive_distance": work.distance if work else None,
               "samples_per_video": samples_per_video, "batch_size": batch_size,
               "network_evaluations_per_video": work.network_evaluations() if work else 0,
               "border_jump": _finish(folder, truth, mask, count, samples_per_video, npz),
-              "data": data, "data_path": data_path, "input": input, "resize": resize, "starts": starts,
+              "data": data, "data_path": data_path, "input": input, "resize": resize, "starts": starts, "windows": windows,
               "num_videos": num_videos, "data_stride": truth.stride, "overrides": overrides,
               "seconds": round(seconds, 3), "torch": torch.__version__, "machine": platform.machine(),
               "videos": [{"video": i, "name": w.name, "start": w.start} for i, w in enumerate(truth.windows)],
@@ -111,12 +117,13 @@ def run_folder(model: str | Path) -> Path:
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
-def _identity(pipeline: VideoDiffusion | None, weaker: VideoDiffusion | None) -> dict[str, Any]:
-    """Which weights made the videos."""
-    own, guide = pipeline.model if pipeline else None, weaker.model if weaker else None
+def _identity(*pipelines: VideoDiffusion | None) -> dict[str, Any]:
+    """Which weights made the videos: the model's, its guide's, and those of the model for the first clip."""
+    own, guide, content = (pipeline.model if pipeline else None for pipeline in pipelines)
     return {"model": str(own.file) if own else None, "weights": own.weights if own else None, "step": own.step if own else None,
             "weights_hash": own.weights_hash if own else None, "first_model_hash": own.codec.weights_hash if own else None,
-            "guide": str(guide.file) if guide else None, "guide_hash": guide.weights_hash if guide else None}
+            "guide": str(guide.file) if guide else None, "guide_hash": guide.weights_hash if guide else None,
+            "content": str(content.file) if content else None, "content_hash": content.weights_hash if content else None}
 
 
 class Baseline:

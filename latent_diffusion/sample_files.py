@@ -15,6 +15,7 @@ from tools.writers import Mp4Writer, grid_frames, strip, write_gif, write_png
 
 FOLDERS = ("samples", "real", "videos")
 NUMBERED = re.compile(r"\d{5,}(_\d{2,})?\.(npy|mp4)(\.part)?")  # what is written into them
+WINDOWS = "windows.json"
 SHOWN = 128  # frames of grid.gif at the most; of a longer video every n-th is shown
 
 
@@ -25,7 +26,7 @@ def clear(folder: Path, files: set[Path]) -> None:
     for path in old:
         if path.resolve() in files:
             raise ValueError(f"{path} is one of the real videos, and would be replaced by the results; give another --out")
-    for path in [folder / "sample.json", *old]:
+    for path in [folder / "sample.json", folder / WINDOWS, *old]:
         path.unlink(missing_ok=True)
 
 

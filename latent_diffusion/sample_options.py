@@ -12,6 +12,7 @@ from tools.registry import nearest
 OPTIONS = {  # setting: (option of VideoDiffusion.complete, kind)
     "guidance.low": ("interval", float), "guidance.high": ("interval", float),
     "guidance.history": ("history_guidance", float), "guidance.fraction": ("history_fraction", float),
+    "guidance.sigma": ("history_sigma", float), "rollout.history_noise": ("history_noise", float),
     "noise.temperature": ("temperature", float), "noise.shared": ("shared_noise", float),
     "rollout.one_frame": ("one_frame", bool), "rollout.init_prev_t": ("init_prev_t", float), "rollout.carry": ("carry", bool)}
 
@@ -58,7 +59,7 @@ def data_config(data: str | None, data_path: str | None, input: str | None,
     for item in overrides:
         key, _, text = item.partition("=")
         given[key.removeprefix("data.").removeprefix("options.")] = _yaml(key, text)
-    keys = ("path", "split", "fold", "resolution", "channels", "stride", "on_error")
+    keys = ("path", "split", "fold", "resolution", "channels", "stride", "resize", "on_error")
     fields = {key: given.pop(key) for key in keys if key in given}
     source = ("VIDEOS", input, "all") if input else (data, data_path or "", "test")
     named = dict(zip(("name", "path", "split"), source))

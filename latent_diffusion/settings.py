@@ -32,7 +32,12 @@ class Settings:
         guide: a weaker model in place of "knows nothing" (autoguidance); it serves models without a condition, too.
         interval: guide only where low <= sigma / alpha <= high; high = None has no bound.
         history_guidance: h of h (eps(part) - eps(0)), where part sees a share of the finished frames (Song et al. 2025).
-        history_fraction: that share, its frames drawn once for each clip; 1 is the whole history.
+        history_fraction: that share, its frames drawn once for each clip; 1 is the whole history. Default 0.5, with
+            history_sigma 1.
+        history_sigma: noise in what `part` sees, which hides its detail; for models trained with condition.history.
+        history_noise: noise in the clips that were made, when the next ones look at them, so that their errors are not
+            taken for detail; given frames stay clean. For models trained with condition.history.
+        content: another model that makes the first clip, where nothing is known (VIDM's two stages).
         scheme, window, stride: how a long video is cut, in clips (see schemes.py); by default a window of 2, stride 1.
         schedule: the windows themselves, in clips, or a JSON file of them; `window` then is the most that one holds.
         overlap: frames that neighbouring clips share; default 1, 0 for models that do not see the clip itself.
@@ -56,7 +61,10 @@ class Settings:
     guide: DiffusionModel | None = None
     interval: tuple[float, float | None] | None = None
     history_guidance: float = 0.0
-    history_fraction: float = 0.5
+    history_fraction: float | None = None
+    history_sigma: float = 0.0
+    history_noise: float = 0.0
+    content: DiffusionModel | None = None
     scheme: str = "autoreg"
     window: int | None = None
     stride: int | None = None
@@ -83,9 +91,14 @@ class Settings:
     def _check_guidance(self) -> None:
         if self.guide is not None and not self.guidance:
             raise ValueError("a guide (--guide) has no effect without its weight; add --guidance W")
-        if not 0 < self.history_fraction <= 1:
+        if not 0 < self.fraction <= 1:
             raise ValueError("history_fraction (guidance.fraction) is the share of the finished frames that is seen, above 0 "
                              f"and up to 1, got {self.history_fraction}")
+        for name, key in (("history_sigma", "guidance.sigma"), ("history_noise", "rollout.history_noise")):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} ({key}) is a level of noise, 0 to 1, got {getattr(self, name)}")
+        if self.history_sigma and not self.history_guidance:
+            raise ValueError("history_sigma (guidance.sigma) has no effect without history guidance; add guidance.history=W")
         if self.interval is None:
             return
         low, high = self.interval
@@ -111,6 +124,13 @@ class Settings:
                 if value is not None:
                     raise ValueError(f"one frame at a time (rollout.one_frame) is a way to cut a video by itself, got --{name} "
                                      f"{value}; leave that out")
+
+    @property
+    def fraction(self) -> float:
+        """The share of the finished frames that the weaker view of history guidance sees."""
+        if self.history_fraction is None:
+            return 1.0 if self.history_sigma else 0.5
+        return self.history_fraction
 
     @property
     def sizes(self) -> dict[str, int]:

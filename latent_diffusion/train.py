@@ -7,6 +7,8 @@ from typing import Any
 from autoencoder.codec import Codec
 from latent_diffusion.config import DiffusionStageConfig
 from latent_diffusion.denoiser import LatentDenoiser
+from latent_diffusion.example import window_frames
+from latent_diffusion.latent_cache import LatentCache
 from latent_diffusion.modelfile import FIRST_MODEL, load_net, model_config
 from latent_diffusion.stage import DiffusionStage
 from tools import checkpoint, dist
@@ -23,7 +25,7 @@ def fit_data(cfg: DiffusionStageConfig, codec: Codec) -> DiffusionStageConfig:
 
 
 def train_diffusion(cfg: DiffusionStageConfig, run: Run, codec: Codec, *, resume: str | None = None,
-                    init_from: str | None = None) -> None:
+                    init_from: str | None = None, latents: LatentCache | None = None) -> None:
     """Train the latent diffusion on the latents of a frozen autoencoder.
 
     Args:
@@ -32,6 +34,7 @@ def train_diffusion(cfg: DiffusionStageConfig, run: Run, codec: Codec, *, resume
         codec: the autoencoder, ours or PVDM's.
         resume: checkpoint file to continue from.
         init_from: diffusion model whose weights a new run starts from.
+        latents: what `--exp encode` made of the training videos; without it the encoder runs in every step.
     """
     codec = codec.to(dist.device())
     config = model_config(cfg, codec)
@@ -39,10 +42,13 @@ def train_diffusion(cfg: DiffusionStageConfig, run: Run, codec: Codec, *, resume
         net = LatentDenoiser(cfg.unet, cfg.condition, codec.shape, codec.channels, codec.frames).to(dist.device())
     if init_from and not_begun(run):
         checkpoint.load_strict(net, load_net(init_from).state_dict(), init_from)
-    feed = open_feed(cfg.data, cfg.loop, frames=_window(cfg, net, codec), seed=cfg.train.seed,
+    feed = open_feed(cfg.data, cfg.loop, frames=window_frames(net.condition, cfg.mask), seed=cfg.train.seed,
                      validation_clips=cfg.train.validation_clips, shortest=1 if codec.frames == 1 else None)
     for note in feed.notes:
         run.log(note)
+    batches = latents.batches(cfg) if latents else feed.batches
+    if latents:
+        run.log(latents.describe())
     payload = codec_payload(codec)
     if run.folder is not None:
         checkpoint.save(run.folder / FIRST_MODEL, payload)
@@ -50,13 +56,7 @@ def train_diffusion(cfg: DiffusionStageConfig, run: Run, codec: Codec, *, resume
     parameters = sum(p.numel() for p in net.parameters())
     run.log(f"U-Net: {parameters / 1e6:.2f} M parameters on latents {codec.channels} x {codec.shape.total} "
             f"of the autoencoder {codec.weights_hash}")
-    train(stage, feed.batches, run, cfg.loop, seed=cfg.train.seed, resume=Path(resume) if resume else None)
-
-
-def _window(cfg: DiffusionStageConfig, net: LatentDenoiser, codec: Codec) -> int:
-    """Frames of a training window: the target clip and the neighbours that the condition looks at, or all of its clips."""
-    never = cfg.mask.get("name") == "none" or cfg.mask.get("rate") == 0
-    return codec.frames if never and not net.condition.observes else net.condition.stretch
+    train(stage, batches, run, cfg.loop, seed=cfg.train.seed, resume=Path(resume) if resume else None)
 
 
 def codec_payload(codec: Codec) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The real videos of the command `sample`: which windows, and their frames a few at a time."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,9 @@ from torch import Tensor
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.sample_options import data_config
 from tools.clips import fit, open_source, windows
+from tools.manifest import Manifest
 from tools.sources import VideoSource
+from tools.windows import read_starts
 
 CHUNK = 64  # frames in memory at once, as they are in the file
 
@@ -39,6 +41,11 @@ class Truth:
         return list(self.source.notes) if self.source else []
 
     @property
+    def manifest(self) -> Manifest:
+        """The windows by name, so that another model can be shown the same."""
+        return Manifest.of(self.source, [(w.video, w.start) for w in self.windows], self.length, stride=self.stride)
+
+    @property
     def files(self) -> set[Path]:
         """The real files themselves."""
         return {Path(path).resolve() for path in getattr(self.source, "paths", ())}
@@ -60,31 +67,45 @@ class Truth:
 
 def open_truth(task: str, mask: Tensor, pipeline: VideoDiffusion | None, *, data: str | None, data_path: str | None,
                input: str | None, resize: bool, starts: str | None, num_videos: int | None, seed: int,
-               overrides: list[str]) -> Truth:
+               overrides: list[str], manifest: str | None = None) -> Truth:
     """Choose the windows and look once at each: what is damaged or of another size is told before anything is made.
 
     Args:
         mask: bool t, the frames that are given.
         overrides: data.* settings.
+        manifest: file of the windows to take, in place of `starts` or of a drawing.
     """
+    if manifest and starts:
+        raise ValueError(f"--windows {manifest} and --starts {starts} both choose the windows; give one of them")
     if not data and not input:
         if bool(mask.any()):
             raise ValueError(f"--task {task} needs real frames: --data NAME --data_path DIR, or --input PATH")
         if overrides:
             raise ValueError(f"{overrides[0]} is a setting of real videos, of which there are none; name them with --data NAME "
                              "or --input PATH, or leave it out")
+        if manifest:
+            raise ValueError(f"--windows {manifest} is of real videos, of which there are none; name them with --data NAME "
+                             "or --input PATH, or leave it out")
         return Truth(len(mask))
     if data and input:
         raise ValueError("--data and --input are two ways to name the videos; give one of them")
     cfg, sized = data_config(data, data_path, input, overrides)
+    given = Manifest.read(manifest) if manifest else None
+    if given and given.stride != cfg.one_stride:
+        if any(item.startswith("data.stride=") for item in overrides):
+            raise ValueError(f"--windows {manifest} has stride {given.stride}, got data.stride={cfg.stride}; leave that out")
+        cfg = replace(cfg, stride=given.stride)
     source = open_source(cfg)
-    begins = _starts(starts) if starts else ([0] if input else None)
+    begins = read_starts(starts) if starts else ([0] if input else None)
     length = len(mask)
     if input and bool(mask.any()):
         length = int(mask.nonzero().max()) + 1  # what follows the given frames need not exist
-        if all(_reaches(source, i, (len(mask) - 1) * cfg.stride, cfg.on_error) for i in range(len(source))):
+        if all(_reaches(source, i, (len(mask) - 1) * cfg.one_stride, cfg.on_error) for i in range(len(source))):
             length = len(mask)
-    chosen = windows(source, length, begins, num_videos, seed, stride=cfg.stride, on_error=cfg.on_error)
+    if given:
+        chosen = given.find(source, length)
+    else:
+        chosen = windows(source, length, begins, num_videos, seed, stride=cfg.one_stride, on_error=cfg.on_error)
     if num_videos:
         chosen = chosen[:num_videos]
     size = cfg.size if sized else None
@@ -92,8 +113,8 @@ def open_truth(task: str, mask: Tensor, pipeline: VideoDiffusion | None, *, data
         raise ValueError(f"data.resolution={cfg.resolution} is not the model's, which makes {pipeline.size[0]}x"
                          f"{pipeline.size[1]} (height x width); leave it out")
     channels = pipeline.model.codec.config.in_channels if pipeline else cfg.channels
-    fitted = Fitted(pipeline.size if pipeline else size, channels, bool(data) or sized or resize)
-    truth = Truth(length, cfg.stride, source, fitted)
+    fitted = Fitted(pipeline.size if pipeline else size, channels, bool(data) or sized or resize, cfg.resize)
+    truth = Truth(length, cfg.one_stride, source, fitted)
     truth.windows = tuple(_whole(truth, chosen, cfg.on_error))
     return truth
 
@@ -144,12 +165,13 @@ class Fitted:
     size: tuple[int, int] | None
     channels: int
     resize: bool
+    mode: str = "crop"  # of resizing; see tools.fit
 
     def __call__(self, name: str, frames: np.ndarray) -> np.ndarray:
         if self.size and frames.shape[1:3] != self.size and not self.resize:
             raise BadSize(f"video {name} is {frames.shape[1]}x{frames.shape[2]}, the model makes "
                           f"{self.size[0]}x{self.size[1]} (height x width); add --resize to scale and crop it")
-        return fit(frames, self.size or frames.shape[1:3], self.channels)
+        return fit(frames, self.size or frames.shape[1:3], self.channels, self.mode)
 
 
 def known_frames_of(truth: Truth, videos: list[int], mask: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -157,9 +179,3 @@ def known_frames_of(truth: Truth, videos: list[int], mask: Tensor, shape: tuple[
     if not bool(mask.any()):
         return torch.zeros(len(videos), 0, *shape, dtype=torch.uint8)
     return torch.stack([torch.from_numpy(truth.read(video, mask)) for video in videos])
-
-
-def _starts(text: str) -> list[int]:
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise ValueError(f"--starts {text} is no list of frames; write it like 0,8,16")
-    return [int(part) for part in text.split(",")]

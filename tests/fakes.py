@@ -124,7 +124,8 @@ def order(work: Completion) -> list[int]:
 def fake_model(net: nn.Module, codec: Codec | None = None, schedule: ScheduleConfig | None = None) -> DiffusionModel:
     """A model whose network predicts x0."""
     codec = codec or Codec(PixelNet())
-    net.condition = Concat(codec.shape, codec.channels, codec.frames, sees=net.sees, mask=len(net.sees) > 1)
+    net.condition = Concat(codec.shape, codec.channels, codec.frames, sees=net.sees, mask=len(net.sees) > 1,
+                           history=getattr(net, "history", False))
     return DiffusionModel(net, codec, schedule or ScheduleConfig(name="cosine"),
                           ProcessConfig(parametrisation="x0"), "hash", Path("model.pth"), 7, "ema")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
@@ -14,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +24,7 @@ from tools.files import replacing
 
 FORMAT = "triplane-video/1"
 STEP_FILE = re.compile(r"step-(\d{8,})\.pt")
+TENSOR = "tensor of this file"  # stands in JSON where a tensor belongs
 PLAIN = {type(None), bool, int, float, str, bytes, torch.Size, torch.dtype}
 
 
@@ -69,37 +73,142 @@ def check_format(payload: Any, path: str | Path) -> None:
                          "read it with the version that wrote it")
 
 
-def load_raw(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
-    """Read a file of any origin (such as a released state dict) without running code from it."""
+def load_raw(path: str | Path, map_location: str | torch.device = "cpu", *, mmap: bool = False) -> Any:
+    """Read a file of any origin (such as a released state dict) without running code from it.
+
+    Args:
+        mmap: leave the tensors on the disk until they are looked at; their checksums are not verified then.
+    """
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(f"checkpoint {path} {what}; give the path of a checkpoint file")
+    if is_safetensors(path):
+        return load_safetensors(path, map_location)
+    if _is_script(path):
+        raise ValueError(f"{path} is refused: it is TorchScript, which is code; save the state_dict() of what it holds")
     try:
-        if zipfile.is_zipfile(path):
+        mmap = mmap and zipfile.is_zipfile(path)  # what torch wrote before 1.6 must be read
+        if zipfile.is_zipfile(path) and not mmap:
             _check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch's remark on pickles that it then refuses
-            return torch.load(path, map_location=map_location, weights_only=True)
+            return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except torch.OutOfMemoryError:
         raise
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code or _is_bare_pickle(path):
-            what = code[1] if code else "more than tensors and plain values"
+            what = code[1] if code else _first_global(path) or "more than tensors and plain values"
             raise ValueError(f"{path} is refused: it holds {what}, and reading that could run code; "
                              "save it again as tensors and plain values") from error
         raise ValueError(_damaged(path, error)) from error
     except (zipfile.BadZipFile, EOFError, RuntimeError, OSError, ValueError, LookupError, TypeError,
-            AttributeError) as error:
+            AttributeError, safetensors.SafetensorError) as error:
         # what torch raises for a damaged file depends on where the damage is
         raise ValueError(_damaged(path, error)) from error
+
+
+def save_safetensors(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Write a model file's payload as safetensors, with all but the tensors as JSON in its header.
+
+    The tensors of payload["state"] keep their names, so that other programs find them; those elsewhere, such as
+    latent statistics, are named by their place ("extra.latent_mean"). A payload of a state alone gets no such header.
+    """
+    tensors: dict[str, Tensor] = dict(payload["state"])
+    if wrong := [f"{key} ({type(value).__name__})" for key, value in tensors.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"safetensors holds tensors only, got {', '.join(wrong[:5])}; export a bare state dict")
+    plain = {key: _without_tensors(value, key, tensors) for key, value in payload.items() if key != "state"}
+    header = {"format": "pt"}  # which kind of tensors, for the loaders of others
+    if plain:
+        header |= {"model": json.dumps({"format": FORMAT, **plain}), "state_hash": state_hash(tensors)}
+    seen: set[int] = set()
+    own = {}
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        own[name] = value.clone() if value.untyped_storage().data_ptr() in seen else value  # the format allows no sharing
+        seen.add(value.untyped_storage().data_ptr())
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        safetensors.torch.save_file(own, temporary, metadata=header)
+        temporary.chmod(mode)  # the library makes files that nobody else may read
+
+
+def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON can hold it; its tensors move to `tensors`, and {TENSOR: their name} takes their place."""
+    if isinstance(value, Tensor):
+        assert name not in tensors, f"two tensors are called {name}"
+        tensors[name] = value
+        return {TENSOR: name}
+    if isinstance(value, Mapping):
+        assert all(isinstance(key, str) for key in value), f"{name} has keys that are no text"
+        return {key: _without_tensors(item, f"{name}.{key}", tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
+    assert value is None or isinstance(value, (bool, int, float, str)), f"{name} is a {type(value)}, which JSON does not hold"
+    return value
+
+
+def load_safetensors(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read what save_safetensors() wrote; the tensors alone, by their names, where others wrote the file."""
+    path = Path(path)
+    try:
+        with safetensors.safe_open(path, framework="pt", device=str(map_location)) as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it does not iterate itself)
+        if "model" not in header:
+            return tensors
+        state = dict(tensors)
+        payload = _with_tensors(json.loads(header["model"]), state)
+    except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
+        raise ValueError(_damaged(path, error)) from error
+    if state_hash(tensors) != header.get("state_hash"):
+        raise ValueError(f"{path} is damaged: its tensors are not those that were written; copy it again")
+    return payload | {"state": state}
+
+
+def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Inverse of _without_tensors; takes from `tensors` what it places."""
+    if isinstance(value, dict) and set(value) == {TENSOR}:
+        return tensors.pop(value[TENSOR])
+    if isinstance(value, dict):
+        return {key: _with_tensors(item, tensors) for key, item in value.items()}
+    return [_with_tensors(item, tensors) for item in value] if isinstance(value, list) else value
+
+
+def is_safetensors(path: Path) -> bool:
+    """Told by content: the length of a JSON header, and its first letter."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 10**8  # the most that the format allows
 
 
 def _is_bare_pickle(path: Path) -> bool:
     """Tell a pickle that torch.save did not write from a text file or noise."""
     with open(path, "rb") as file:
         return file.read(1) == pickle.PROTO
+
+
+def _first_global(path: Path) -> str | None:
+    """The first function or class that a bare pickle asks for, read from its opcodes; nothing is run."""
+    texts: list[str] = []
+    with contextlib.suppress(ValueError, EOFError), open(path, "rb") as file:  # cut short
+        for opcode, value, _ in pickletools.genops(file):
+            if opcode.name == "GLOBAL":
+                return str(value).replace(" ", ".")
+            if opcode.name == "STACK_GLOBAL":
+                return ".".join(texts[-2:])
+            if isinstance(value, str):
+                texts.append(value)
+    return None
+
+
+def _is_script(path: Path) -> bool:
+    """Whether a zip file is TorchScript, told as torch does: by its constants."""
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return False
 
 
 def _check_sums(path: Path) -> None:
@@ -149,9 +258,9 @@ def load_strict(net: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     net.load_state_dict(state)
 
 
-def file_hash(path: str | Path) -> str:
-    """Return the sha256 of a file as hex."""
-    digest = hashlib.sha256()
+def file_hash(path: str | Path, kind: str = "sha256") -> str:
+    """Return the sha256 (or another sum that hashlib knows) of a file as hex."""
+    digest = hashlib.new(kind)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -1,21 +1,30 @@
 """Exact frames out of a video file: frame i is the i-th frame that decoding the whole file gives.
 
-To read a few frames we seek to the key frame before them. Containers number nothing, so an index of time
-stamps is made once per file by reading its packets, without decoding, and what comes out after a seek is
-checked against it; wherever the two disagree, the file is decoded from its start and counted.
+To read a few frames we seek to the key frame before them, decode only what they depend on, and stop behind
+them. Containers number nothing, so an index of time stamps is made once per file by reading its packets, and
+kept on disk; what comes out after a seek is checked against it; wherever the two disagree, the file is decoded
+from its start and counted.
+
+Pixels are those of `ffmpeg -pix_fmt rgb24`: the file's own range and matrix (BT.601 where it names none),
+turned and mirrored as it asks for, at its stored size (no pixel aspect), transparency left out and not blended.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
+
+from tools import index_cache
 
 CONTAINERS = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
               ".ogv", ".3gp"}
@@ -26,9 +35,11 @@ _PACKET_IS_FRAME = {"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "ffv1", "
                     "huffyuv", "ffvhuff", "prores", "dnxhd"}
 _SMALLEST_PICTURE = 16  # bytes of an MPEG-4 packet; a "nothing changed" packet has 6 to 8
 
-# One thread for each of decoding and colour conversion: the loader runs many of us at once, and starting
-# threads costs more than a short read. PyAV before 17 has no such argument and takes one by itself.
-_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+_WORTH_KEEPING = 1 << 16  # bytes of a file; the index of a smaller one is made again as fast as it is found
+
+# Formats without time stamps: pictures stored out of order get guessed ones, and after a seek others.
+_UNTIMED = {"avi", "mpeg", "mpegvideo", "m4v"}
+
 _local = threading.local()  # the converter is costly to make and not safe to share
 
 av.logging.set_level(None)  # what matters becomes an exception here; the rest would clutter the progress bars
@@ -39,6 +50,7 @@ class Index(NamedTuple):
     count: int
     times: np.ndarray  # count int64, the time stamps in order of presentation; empty if not reliable
     keys: np.ndarray   # int64, numbers of the frames at which decoding may begin
+    whole: bool        # every packet is one frame, so that we know when to stop and what to pass over
 
 
 class _Irregular(Exception):
@@ -54,29 +66,52 @@ def file_index(path: str | os.PathLike) -> Index:
     return _index(os.fspath(path), stat.st_size, stat.st_mtime_ns)
 
 
+def forget_indexes() -> None:
+    """Drop the indexes held in memory, as a new process has none."""
+    _index.cache_clear()
+
+
 def read_container(path: str | os.PathLike, wanted: range) -> np.ndarray:
     """Decode the frames `wanted` (at least one, ascending, within the file) -> uint8 t h w 3.
 
-    No more is decoded than from the key frame before the first to the last of them.
+    No more is decoded than from the key frame before the first to the last of them, without those in between
+    on which no other depends.
     """
     index = file_index(path)
     assert wanted and wanted.step > 0 and wanted.start >= 0 and wanted[-1] < index.count
-    key = int(index.keys[index.keys <= wanted.start].max(initial=0))
-    if key > 0:
-        try:
-            return _collect(path, _frames_after_seek(path, index, key), wanted, index.count)
-        except _Irregular:
-            pass
+    if len(index.times):
+        with suppress(_Irregular):
+            return _collect(path, _frames_from_key(path, index, wanted), wanted, index.count)
     return _collect(path, enumerate(_frames(path)), wanted, index.count)
 
 
-@lru_cache(maxsize=1 << 17)  # 16 bytes a frame: the whole of Kinetics fits into a few GB, UCF-101 into 40 MB
+@lru_cache(maxsize=1 << 14)  # 8 bytes a frame, in every worker: 40 MB of clips of ten seconds
 def _index(path: str, size: int, mtime: int) -> Index:
+    if size < _WORTH_KEEPING:
+        return _make_index(path)
+    kept = index_cache.load(path, size, mtime)
+    if kept is None:
+        kept = _to_numbers(_make_index(path))
+        index_cache.store(path, size, mtime, kept)
+    return _from_numbers(kept)
+
+
+def _to_numbers(index: Index) -> np.ndarray:
+    sizes = [index.count, index.whole, len(index.keys)]  # steps of time are alike, and pack well
+    return np.concatenate([sizes, index.keys, np.diff(index.times, prepend=0)]).astype(np.int64)
+
+
+def _from_numbers(numbers: np.ndarray) -> Index:
+    count, whole, keys = numbers[:3].tolist()
+    return Index(count, np.cumsum(numbers[3 + keys:]), numbers[3:3 + keys], bool(whole))
+
+
+def _make_index(path: str) -> Index:
     try:
         with _open(path) as container:
             stream = _video_stream(container, path)
-            codec = stream.codec_context.name
-            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+            codec, timed = stream.codec_context.name, container.format.name not in _UNTIMED
+            packets = [p for p in _packets(container, stream) if not p.is_discard]
             if container.format.name == "gif" and not _has_gif_trailer(path):
                 raise _damaged(path, "it is cut short")
     except av.FFmpegError as error:
@@ -90,10 +125,20 @@ def _index(path: str, size: int, mtime: int) -> Index:
         and None not in times and len(set(times)) == len(times) \
         and packets[0].is_keyframe and times[0] == min(times)
     if not regular:
-        return Index(sum(1 for _ in _frames(path)), np.empty(0, np.int64), np.zeros(1, np.int64))
+        return _counted_index(path, timed or all(p.pts == p.dts for p in packets))
     ordered = np.sort(np.array(times, np.int64))
     keys = np.searchsorted(ordered, [p.pts for p in packets if p.is_keyframe])
-    return Index(len(ordered), ordered, np.sort(keys))
+    return Index(len(ordered), ordered, np.sort(keys), True)
+
+
+def _counted_index(path: str, timed: bool) -> Index:
+    """Index a file by decoding it; from where its frames bear times in order, decoding may begin at a key frame."""
+    shown = [(frame.pts, frame.key_frame) for frame in _frames(path)]
+    times = [pts for pts, _ in shown]
+    if not timed or None in times or any(b <= a for a, b in pairwise(times)):
+        return Index(len(shown), np.empty(0, np.int64), np.zeros(1, np.int64), False)
+    keys = [number for number, (_, key) in enumerate(shown) if key]
+    return Index(len(shown), np.array(times, np.int64), np.array(keys, np.int64), False)
 
 
 def _open(path):
@@ -113,7 +158,7 @@ def _video_stream(container, path):
         raise ValueError(f"{path}: has no video stream; give a file with pictures")
     if stream.codec_context is None:
         raise _damaged(path, "no decoder knows its pictures")
-    stream.codec_context.thread_count = 1
+    stream.codec_context.thread_count = 1  # many of us run at once, and starting threads takes longer than a short read
     return stream
 
 
@@ -140,53 +185,105 @@ def _decode(path, packets, stream, number: int = 0) -> Iterator[av.VideoFrame]:
 def _frames(path) -> Iterator[av.VideoFrame]:
     with _open(path) as container:
         stream = _video_stream(container, path)
-        yield from _decode(path, container.demux(stream), stream)
+        yield from _decode(path, chain(_packets(container, stream), [None]), stream)
 
 
-def _frames_after_seek(path, index: Index, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yield (number, frame) from key frame `key` on; _Irregular where that cannot be had exactly."""
+def _packets(container, stream) -> Iterator[av.Packet]:
+    """Yield the packets that hold anything: an empty one would tell the decoder that the file ends."""
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def _frames_from_key(path, index: Index, wanted: range) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield (number, frame) of at least the wanted frames; _Irregular where that cannot be had exactly."""
+    key = int(index.keys[index.keys <= wanted.start].max(initial=0))
     with _open(path) as container:
         stream = _video_stream(container, path)
-        container.seek(int(index.times[key]), stream=stream)
-        packets = container.demux(stream)
-        first = next(packets)
-        if not first.is_keyframe or first.pts is None or first.pts > index.times[key]:
+        if key:
+            container.seek(int(index.times[key]), stream=stream)
+        packets = _packets(container, stream)
+        first = next(packets, None)
+        if first is None or not first.is_keyframe or first.pts is None or first.pts > index.times[key]:
             raise _Irregular
-        expected = int(np.searchsorted(index.times, first.pts))
-
-        def replay():
-            yield first
-            yield from packets
-
-        for frame in _decode(path, replay(), stream, expected):
+        begin = int(np.searchsorted(index.times, first.pts))
+        numbers = {time: number for number, time in enumerate(index.times[begin:wanted[-1] + 1].tolist(), begin)}
+        passed_over: set[int] = set()
+        packets = chain([first], packets)
+        if index.whole:
+            packets = _needed(packets, stream.codec_context, numbers, wanted, passed_over)
+        expected = begin
+        for frame in _decode(path, chain(packets, [None]), stream, begin):
             if frame.pts is not None and frame.pts < first.pts:
                 continue  # shown before the key frame but stored after it (open GOP): not decodable from here
-            if expected >= index.count or frame.pts != index.times[expected]:
+            number = numbers.get(frame.pts, -1)
+            while expected < number and expected in passed_over:
+                expected += 1
+            if number != expected:  # such as a picture that is no true key: decoders give none until they are sure
                 raise _Irregular
-            yield expected, frame
+            yield number, frame
             expected += 1
+    raise _Irregular  # not all came out
+
+
+def _needed(packets, decoder, numbers: dict[int, int], wanted: range, passed_over: set[int]) -> Iterator[av.Packet]:
+    """Yield the packets to feed until all of `wanted` are in the decoder, beginning with a key frame's.
+
+    Frames that are not wanted are added to `passed_over`: of these the decoder leaves out those on which no
+    other depends.
+
+    Args:
+        numbers: of the frames from the key frame to the last wanted, by their time stamps.
+    """
+    left = set(numbers.values())
+    key, leaving_out = min(left), False
+    for packet in packets:
+        number = numbers.get(packet.pts, -1)
+        if number >= 0 and number not in wanted and number != key:  # the key frame comes out, or it is none
+            passed_over.add(number)
+        if leaving_out != (number not in wanted):
+            leaving_out = not leaving_out
+            decoder.skip_frame = "NONREF" if leaving_out else "DEFAULT"
+        yield packet
+        left.discard(number)
+        if not left:
+            return
 
 
 def _collect(path, numbered, wanted: range, count: int) -> np.ndarray:
-    frames: list[np.ndarray] = []
-    reached = -1
+    frames, done, reached = np.empty(0), 0, -1
     for reached, frame in numbered:
         if reached in wanted:
-            frames.append(_rgb(frame))
-            if frames[-1].shape != frames[0].shape:
-                raise _damaged(path, f"frame {reached} is {frames[-1].shape[:2]}, the others {frames[0].shape[:2]}")
-        if len(frames) == len(wanted):
-            return np.stack(frames)
+            image = _rgb(frame)
+            if not done:
+                frames = np.empty((len(wanted), *image.shape), np.uint8)
+            if image.shape != frames.shape[1:]:
+                raise _damaged(path, f"frame {reached} is {image.shape[:2]}, the others {frames.shape[1:3]}")
+            frames[done] = image
+            done += 1
+        if done == len(wanted):
+            return _upright(path, frames, frame)
     raise _damaged(path, f"it ends after frame {reached}, although it announces {count} frames")
 
 
-def _rgb(frame: av.VideoFrame) -> np.ndarray:  # h w 3, upright
+def _rgb(frame: av.VideoFrame) -> np.ndarray:
+    """Convert to h w 3, a view of memory that the frame behind it keeps."""
     if not hasattr(_local, "converter"):
         _local.converter = VideoReformatter()
     name = frame.format.name
     if name.startswith("yuv") and "p1" in name:  # 10 to 16 bits: to 8 first, so that the colours come out
-        frame = frame.reformat(format=name[:name.index("p1") + 1])  # on the same path as those of other files
-    image = _local.converter.reformat(frame, format="rgb24", **_ONE_THREAD).to_ndarray()
-    if frame.rotation % 90 == 0 and frame.rotation:
-        image = np.rot90(image, frame.rotation // 90)  # counter-clockwise, as the file asks players to do
-    return image
+        frame = frame.reformat(format=name[:name.index("p1") + 1], threads=1)  # on the path of those of other files
+    frame = _local.converter.reformat(frame, format="rgb24", threads=1)
+    lines = np.frombuffer(frame.planes[0], np.uint8).reshape(-1, frame.planes[0].line_size)
+    return lines[:frame.height, :3 * frame.width].reshape(frame.height, frame.width, 3)
+
+
+def _upright(path, frames: np.ndarray, last: av.VideoFrame) -> np.ndarray:
+    """Turn and mirror frames t h w c as the file asks players to do."""
+    matrix = last.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return frames
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])  # x' = a x + c y, y' = b x + d y
+    if (a or d) and (b or c):
+        raise ValueError(f"{path}: its pictures are to be turned by {last.rotation} degrees; re-encode it upright")
+    right, down = (a, d) if a or d else (c, b)
+    frames = frames if a or d else frames.swapaxes(1, 2)
+    return np.ascontiguousarray(frames[:, ::-1 if down < 0 else 1, ::-1 if right < 0 else 1])

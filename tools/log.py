@@ -6,16 +6,19 @@ import datetime
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from tools.boards import Board, LogConfig, TensorBoard, WandB
 from tools.files import write_text
 
 ABSENT = "absent"
+SHOWN = {".png": "picture", ".mp4": "video"}  # what a board makes of a file
 
 
 def claim(folder: str | Path, config: Mapping[str, Any], volatile: Set[str] = frozenset()) -> str:
@@ -112,19 +115,26 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 class Run:
-    """What a run tells: log.txt and stdout, metrics.jsonl and tensorboard, a progress bar with the time left.
+    """What a run tells: log.txt and stdout, metrics.jsonl and boards, a progress bar with the time left.
 
     Only the first process has a folder; Run.null() is the silent one of the others.
+
+    Args:
+        cfg: the boards besides TensorBoard (default none).
+        config: plain nested dictionary of the run's settings, which boards show.
     """
 
-    def __init__(self, folder: str | Path | None):
+    def __init__(self, folder: str | Path | None, cfg: LogConfig | None = None, config: Mapping[str, Any] = {}):
         self.folder = Path(folder) if folder is not None else None
         self._bar: tqdm | None = None
-        self._board = None  # made at the first metric: its import takes a second
+        self._tensorboard: TensorBoard | None = None  # made at the first metric: its import takes a second
+        self._others: list[Board] = []
         self._purge: int | None = None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder)
+            if cfg is not None and cfg.wandb:
+                self._others.append(WandB(self.folder, cfg, config))
 
     @classmethod
     def null(cls) -> Run:
@@ -160,8 +170,27 @@ class Run:
                  for name, value in values.items()]
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write("".join(line + "\n" for line in lines))
-        for name, value in values.items():
-            self._writer().add_scalar(name, value, step)
+        for board in self._boards():
+            board.scalars(step, values)
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """Show how the finite ones of some values are distributed, on the boards only."""
+        values = np.asarray(values, np.float64).ravel()
+        values = values[np.isfinite(values)]
+        if self.folder is None or not values.size:
+            return
+        for board in self._boards():
+            board.histogram(step, name, values)
+
+    def show(self, step: int, files: Iterable[Path]) -> None:
+        """Put the png and mp4 files among these on the boards: step-00001000.mp4 of samples/ is its samples/video."""
+        if self.folder is None:
+            return
+        for file in (file for file in files if file.suffix in SHOWN):
+            of_what = file.stem.removesuffix(f"{step:08d}").strip("-_").removeprefix("step")
+            name = "/".join([file.parent.name, "_".join(filter(None, [of_what, SHOWN[file.suffix]]))])
+            for board in self._boards():
+                getattr(board, SHOWN[file.suffix])(step, name, file)
 
     def cut(self, step: int) -> None:
         """Forget the metrics after `step`, from which the run continues."""
@@ -170,13 +199,13 @@ class Run:
         path = self.folder / "metrics.jsonl"
         kept = [r for r in read_metrics(path) if r["step"] <= step]
         write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
-        assert self._board is None, "cut() comes before metrics()"
+        assert self._tensorboard is None, "cut() comes before metrics()"
         self._purge = step + 1
 
     def flush(self) -> None:
         """Bring the tensorboard events to the disk: before a checkpoint, so that none is lost behind it."""
-        if self._board is not None:
-            self._board.flush()
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
 
     def progress(self, total: int, start: int = 0) -> tqdm:
         """Return a bar of `total` steps, shown on a terminal only."""
@@ -198,18 +227,17 @@ class Run:
         """Close the files; the folder may then be moved."""
         if self._bar is not None:
             self._bar.close()
-        if self._board is not None:
-            self._board.close()
+        for board in [self._tensorboard, *self._others]:
+            if board is not None:
+                board.close()
         if self.folder is not None and self._lock is not None:
             self._lock.close()
             self._lock = None
 
-    def _writer(self):
-        if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter
-            # events of an earlier process at or after purge_step are hidden by tensorboard
-            self._board = SummaryWriter(str(self.folder), purge_step=self._purge)
-        return self._board
+    def _boards(self) -> list[Board]:
+        if self._tensorboard is None:
+            self._tensorboard = TensorBoard(self.folder, self._purge)
+        return [self._tensorboard, *self._others]
 
 
 def _lock(folder: Path):

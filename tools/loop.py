@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tools import checkpoint, dist, plot, rng
 from tools.log import Run
+from tools.memory import peak_bytes
 
 MicroBatches = list[dict[str, Tensor]]
 MakeBatches = Callable[[int, int], Iterator[MicroBatches]]
@@ -49,6 +50,7 @@ class Stage(Protocol):
     """What the loop asks of a training stage. `step` is the number of updates made before the call."""
 
     best: tuple[str, str] | None  # the validation metric that picks model_best.pth, and "max" or "min"
+    optimizer: torch.optim.Optimizer  # whose rate is recorded
 
     def train_step(self, step: int, micro_batches: MicroBatches, total: int) -> Mapping[str, float | Tensor]:
         """Make one update; `total` is the number of clips in it over all processes.
@@ -61,6 +63,9 @@ class Stage(Protocol):
 
     def sample(self, step: int, folder: Path) -> None:
         """Write something to look at, in one process."""
+
+    def histograms(self, step: int) -> Mapping[str, Tensor]:
+        """Return values whose distribution is worth watching, such as latents, in one process; may be absent."""
 
     def state(self) -> dict[str, Any]:
         """Return all that continues the training, bit for bit: nets, averages, optimizers, regularisers."""
@@ -202,7 +207,8 @@ class Training:
         self.waited += time.monotonic() - before
         rng.seed_torch(self.seed, "torch", self.step, dist.rank())
         self.inside = True
-        self.window.add(self.stage.train_step(self.step, micro_batches, self.cfg.batch_size))
+        values = self.stage.train_step(self.step, micro_batches, self.cfg.batch_size)
+        self.window.add({**values, "learning_rate": self.stage.optimizer.param_groups[0]["lr"]})
         self.inside, self.due = False, True
         self.step += 1
         self.timed += 1
@@ -215,7 +221,7 @@ class Training:
         if self._due(self.cfg.validate_every):
             self.validate()
         if self._due(self.cfg.sample_every):
-            self.alone("sample", lambda: self.stage.sample(self.step, _made(self.run.samples)))
+            self.alone("sample", self.sample)
         if self._due(self.cfg.plot_every):
             self.alone("plot", lambda: plot.plot(self.run.folder / "metrics.jsonl",
                                                  self.run.samples / "curves.png"))
@@ -236,7 +242,9 @@ class Training:
         """Record the means since the last time."""
         means, now, left = self.window.means(), time.monotonic(), "?"
         if self.timed:
-            means |= {"steps_per_second": self.timed / self.seconds, "waiting": self.waited / self.seconds}
+            rate = self.timed / self.seconds
+            means |= {"steps_per_second": rate, "clips_per_second": rate * self.cfg.batch_size,
+                      "waiting": self.waited / self.seconds, "peak_mb": peak_bytes() / 2**20}
             rest = (self.cfg.steps - self.step) * (now - self.clock) / self.timed  # validation and saving too
             left = str(datetime.timedelta(seconds=round(rest)))
         self.run.metrics(self.step, {f"train/{name}": value for name, value in means.items()})
@@ -245,8 +253,20 @@ class Training:
         self.run.postfix(f"loss {means['loss']:.4g}" if "loss" in means else "")
         self.clock, self.timed, self.seconds, self.waited = now, 0, 0.0, 0.0
 
+    def sample(self) -> None:
+        """Let the stage write something to look at, and show what it has written."""
+        self.stage.sample(self.step, _made(self.run.samples))
+        self.run.show(self.step, sorted(self.run.samples.glob(f"*{self.step:08d}.*")))
+
+    def watch(self) -> None:
+        """Show the distributions that the stage tells, if it tells any."""
+        told = getattr(self.stage, "histograms", None)
+        for name, values in (told(self.step) if told else {}).items():
+            self.run.histogram(self.step, name, values.detach().float().cpu().numpy())
+
     def validate(self) -> None:
         """Measure the stage, and keep its weights if they are the best so far."""
+        self.alone("histograms", self.watch)
         values = self.alone("validate", lambda: dict(self.stage.validate(self.step)))
         self.run.metrics(self.step, {f"validate/{name}": value for name, value in values.items()})
         better = self.stage.best is not None and self.best.update(
@@ -332,4 +352,5 @@ def _made(folder: Path) -> Path:
 
 
 def _words(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    ordered = sorted(values.items(), key=lambda item: item[0] != "loss")  # what one looks for first
+    return "  ".join(f"{name} {value:.4g}" for name, value in ordered)

@@ -75,6 +75,31 @@ def read_model(path: str | Path, weights: str = "ema") -> ModelFile:
                      payload["weights"], payload["extra"])
 
 
+def to_safetensors(model: str | Path, out: str | Path, weights: str = "ema") -> Path:
+    """Write a model as safetensors, which reads back wherever a model file goes and holds no code.
+
+    Args:
+        model: a run folder, a model file, a step checkpoint, or a state dict that others released.
+        out: the file to write, ending in .safetensors.
+
+    Raises:
+        ValueError: no model, another ending, or a foreign file that holds more than tensors.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise ValueError(f"a safetensors file should end in .safetensors, got {out}")
+    file = read_model(model, weights)
+    if file.kind == "foreign":
+        state = file.state
+        while len(state) == 1 and isinstance(inner := next(iter(state.values())), dict):
+            state = inner  # {"state_dict": {...}}
+        checkpoint.save_safetensors(out, {"state": state})
+    else:
+        checkpoint.save_safetensors(out, {"kind": file.kind, "config": file.config, "state": file.state, "step": file.step,
+                                          "weights": file.weights, "extra": file.extra})
+    return out
+
+
 def write_models(folder: Path, which: str, net: nn.Module, ema: Ema, common: dict[str, Any]) -> None:
     """Write a run's model files.
 

@@ -55,16 +55,22 @@ class Section:
         text: paragraphs, parted by empty lines; `backquotes` make code.
         table: one dict a row; the columns are all keys, in the order of their first appearance.
         media: (caption, path) of mp4, webm, gif, png, jpg, webp or svg files, shown side by side.
+        body: HTML that is put in as it is, after all else; what it quotes must be escaped already.
     """
 
     title: str
     text: str = ""
     table: Sequence[dict] | None = None
     media: Sequence[tuple[str, str | os.PathLike]] = ()
+    body: str = ""
 
 
-def write_page(path: str | os.PathLike, title: str, sections: Sequence[Section]) -> None:
-    """Write the page as one file: media are embedded, styles are inline, and there is no script.
+def write_page(path: str | os.PathLike, title: str, sections: Sequence[Section], *, style: str = "", script: str = "") -> None:
+    """Write the page as one file: media are embedded, styles are inline, and there is no script but the one given.
+
+    Args:
+        style: more CSS, after the page's own.
+        script: JavaScript that runs when the page is there; what it adds must be dispensable.
 
     Raises:
         ValueError: a media file is missing, or of a kind that browsers do not show.
@@ -76,11 +82,11 @@ def write_page(path: str | os.PathLike, title: str, sections: Sequence[Section])
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
-<style>{_STYLE}</style>
+<style>{_STYLE}{style}</style>
 </head>
 <body>
 <h1>{html.escape(title)}</h1>
-{body}
+{body}{f"<script>{script}</script>" if script else ""}
 </body>
 </html>
 """)
@@ -93,6 +99,8 @@ def _section(section: Section) -> str:
         parts.append(_table(section.table))
     if section.media:
         parts.append('<div class="media">' + "\n".join(_figure(c, Path(p)) for c, p in section.media) + "</div>")
+    if section.body:
+        parts.append(section.body)
     return "<section>\n" + "\n".join(parts) + "\n</section>"
 
 

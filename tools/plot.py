@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.files import replacing
@@ -23,6 +24,11 @@ def curves(metrics: str | Path) -> dict[str, dict[str, tuple[list[int], list[flo
     return dict(groups)
 
 
+def spans_decades(values: Sequence[float]) -> bool:
+    """Whether a log scale shows more of these values than a linear one."""
+    return min(values) > 0 and max(values) > 30 * min(values)
+
+
 def plot(metrics: str | Path, out: str | Path) -> None:
     """Draw each metric over the steps into the PNG `out`; without any metric nothing is written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -40,7 +46,7 @@ def plot(metrics: str | Path, out: str | Path) -> None:
         for stage, (steps, values) in sorted(lines.items()):
             axis.plot(steps, values, label=stage, linewidth=1, marker="." if len(steps) < 20 else None)
         every = [v for _, values in lines.values() for v in values]
-        if min(every) > 0 and max(every) > 30 * min(every):
+        if spans_decades(every):
             axis.set_yscale("log")
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("step", fontsize=8)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from natsort import natsort_keygen
+from natsort import natsort_keygen, natsorted
 
 from tools.video import IMAGES, VIDEOS, num_frames, read_video
 
+SPLITS = ("train", "test", "all")
+HDF5 = {".h5", ".hdf5"}  # each may hold many videos; see tools.hdf5
+
+_MAPPED = {".npy", ".pt"}
 _MEMORY = 256 << 20  # bytes of decoded video that a process may keep
 
 _natural = natsort_keygen()
@@ -23,7 +29,7 @@ def natural(path: Path) -> tuple:
     return tuple(_natural(part) for part in path.parts)
 
 
-def find_videos(root: str | os.PathLike, ignore: Iterable[str] = ()) -> list[Path]:
+def find_videos(root: str | os.PathLike, ignore: Iterable[str] = (), also: Iterable[str] = ()) -> list[Path]:
     """List video files and frame folders at or below `root`, in natural order.
 
     A folder that holds images directly is one video, unless it holds video files too (then the images are
@@ -32,10 +38,11 @@ def find_videos(root: str | os.PathLike, ignore: Iterable[str] = ()) -> list[Pat
     Args:
         root: a folder, or a single file.
         ignore: names of folders to pass over.
+        also: suffixes of further files to list, such as HDF5.
     """
-    root = Path(root)
+    root, kinds_of_file = Path(root), VIDEOS | set(also)
     if root.is_file():
-        return [root] if root.suffix.lower() in VIDEOS | IMAGES else []
+        return [root] if root.suffix.lower() in kinds_of_file | IMAGES else []
     ignore, found, seen = set(ignore), [], set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -45,7 +52,7 @@ def find_videos(root: str | os.PathLike, ignore: Iterable[str] = ()) -> list[Pat
         seen.add(real)
         folders[:] = [f for f in folders if not f.startswith((".", "__")) and f not in ignore]
         kinds = {name: os.path.splitext(name)[1].lower() for name in files if not name.startswith(".")}
-        videos = [Path(folder, name) for name, kind in kinds.items() if kind in VIDEOS]
+        videos = [Path(folder, name) for name, kind in kinds.items() if kind in kinds_of_file]
         found += videos
         if not videos and any(kind in IMAGES for kind in kinds.values()):
             found.append(Path(folder))
@@ -63,15 +70,46 @@ def describe(root: Path, limit: int = 5) -> str:
     return f"found {', '.join(entries[:limit])}{more}" if entries else "an empty folder"
 
 
-def is_called(path: Path, names: set[str]) -> bool:
-    """Tell whether a folder bears one of these names, whatever its case, dashes and underscores."""
-    return path.is_dir() and path.absolute().name.lower().replace("-", "").replace("_", "") in names
+def check_split(split: str) -> str:
+    """Return the split if it is one."""
+    if split not in SPLITS:
+        raise ValueError(f'data.split must be one of {", ".join(SPLITS)}, got "{split}"')
+    return split
 
 
-def child(path: Path, names: set[str]) -> Path | None:
+def is_called(path: Path, names: Collection[str]) -> bool:
+    """Tell whether a folder bears one of these names, whatever its case, dashes and underscores.
+
+    MCVD's names count too: KTH64_h5 is called kth, and so is a single file UCF101_64.hdf5 called ucf101.
+    """
+    if not (path.is_dir() or path.suffix.lower() in HDF5):
+        return False
+    name = re.sub(r"[-_.]", "", path.absolute().name.lower())
+    return any(re.fullmatch(known + r"(\d*(h5|hdf5))?", name) for known in names)
+
+
+def child(path: Path, names: Collection[str]) -> Path | None:
     """Return the first subfolder that is_called so, if there is one."""
     entries = sorted(path.iterdir()) if path.is_dir() else []
     return next((entry for entry in entries if is_called(entry, names)), None)
+
+
+def locate(path: Path, names: Collection[str]) -> Path:
+    """Go down from a dataset's folder or its parent to the innermost folder of that name.
+
+    Archives are often unpacked into a folder of their own name.
+    """
+    inner = child(path, names)
+    return locate(inner, names) if inner else path
+
+
+def check_range(name: str, count: int, start: int, stop: int | None, step: int) -> range:
+    """Return the numbers of the frames asked for; ValueError if the video has not that many."""
+    stop = count if stop is None else stop
+    if not (0 <= start < stop <= count and step >= 1):
+        raise ValueError(f"{name}: has {count} frames, got start={start} stop={stop} step={step}; "
+                         f"ask for 0 <= start < stop <= {count} and step >= 1")
+    return range(start, stop, step)
 
 
 class FileSource:
@@ -84,12 +122,18 @@ class FileSource:
         paths: one path a video.
         root: the folder they are named relative to, where stems alone would not tell them apart.
         notes: remarks for the log, such as how many listed videos are absent.
+        labels: the class of each video, where they have one.
+        classes: the classes in the order of their numbers; without it, those of `labels` in natural order.
     """
 
-    def __init__(self, paths: Sequence[Path], root: Path, notes: Sequence[str] = ()):
+    def __init__(self, paths: Sequence[Path], root: Path, notes: Sequence[str] = (), *,
+                 labels: Sequence[str] | None = None, classes: Sequence[str] | None = None):
         self.paths = list(paths)
         self.notes = list(notes)
-        self._names = _names(self.paths, root)
+        self.classes = tuple(natsorted(set(labels or ())) if classes is None else classes)
+        number = {name: n for n, name in enumerate(self.classes)}
+        self._labels = None if labels is None else np.array([number.get(label, -1) for label in labels], np.int32)
+        self._names = video_names(self.paths, root)
         self._kept: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -105,11 +149,15 @@ class FileSource:
             full = self._kept[i]
             if 0 <= start < (len(full) if stop is None else stop) <= len(full) and step >= 1:
                 return full[start:stop:step].copy()
-        frames = read_video(self.paths[i], start, stop, step)
-        if i not in self._kept and frames[0].nbytes * self.num_frames(i) <= _MEMORY / len(self):
+        frames = self._decode(i, start, stop, step)
+        mapped = self.paths[i].suffix.lower() in _MAPPED  # as near as memory already, and shared by all processes
+        if i not in self._kept and not mapped and frames[0].nbytes * self.num_frames(i) <= _MEMORY / len(self):
             with contextlib.suppress(ValueError):  # damaged elsewhere: this window is sound, and stays readable
-                self._kept[i] = read_video(self.paths[i])
+                self._kept[i] = self._decode(i, 0, None, 1)
         return frames
+
+    def _decode(self, i: int, start: int, stop: int | None, step: int) -> np.ndarray:
+        return read_video(self.paths[i], start, stop, step)
 
     def __getstate__(self) -> dict:  # a worker process fills its own memory
         return {**self.__dict__, "_kept": {}}
@@ -118,8 +166,28 @@ class FileSource:
         """Return a name of video i that no other has and that is good as a file name."""
         return self._names[i]
 
+    def label(self, i: int) -> int | None:
+        """Return the class of video i as an index into `classes`; None where videos have none."""
+        return None if self._labels is None or self._labels[i] < 0 else int(self._labels[i])
 
-def _names(paths: Sequence[Path], root: Path) -> list[str]:
+
+def of_split(items: Sequence[Any], split: str, side: Callable[[Any], str | None], root: Path) -> list[Any]:
+    """Keep what is on a side that its name tells; ValueError where nothing is.
+
+    Args:
+        items: what there is, at least one.
+        split: train, test or all.
+        side: tells "train" or "test" of an item, or None where it belongs to neither.
+        root: for the error.
+    """
+    kept = [item for item in items if split == "all" or side(item) == split]
+    if not kept:
+        raise ValueError(f"{root}: none of its {len(items)} videos is on the {split} side; use data.split=all for all of them")
+    return kept
+
+
+def video_names(paths: Sequence[Path], root: Path) -> list[str]:
+    """Name files and folders by their stems, and further than that only where two would be named alike."""
     stems = [p.name if p.is_dir() else p.stem for p in paths]
     counts = Counter(stems)
     if max(counts.values(), default=0) <= 1:

@@ -53,23 +53,24 @@ def resize_crop(frames: np.ndarray, size: tuple[int, int], mode: str = "crop") -
     Args:
         frames: uint8 t h w c; returned as it is where it has that size already.
         size: target height and width.
-        mode: "crop" scales until the target is covered and cuts the centre; "stretch" ignores the aspect.
+        mode: "crop" cuts the largest centred part of the target's aspect, and scales that; "stretch" scales all.
     """
     if mode not in ("crop", "stretch"):
         raise ValueError(f'resize mode must be "crop" or "stretch", got "{mode}"')
     height, width = frames.shape[1:3]
     if (height, width) == tuple(size):
         return frames
-    scaled = tuple(size)
-    if mode == "crop":
+    if mode == "crop":  # before scaling, which is then of less
         scale = max(size[0] / height, size[1] / width)
-        scaled = max(size[0], round(height * scale)), max(size[1], round(width * scale))
-    if scaled != (height, width):
-        pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # t c h w, channels last
-        pixels = F.interpolate(pixels, scaled, mode="bilinear", align_corners=False, antialias=True)
-        frames = pixels.permute(0, 2, 3, 1).numpy()
-    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
-    return np.ascontiguousarray(frames[:, top:top + size[0], left:left + size[1]])
+        tall, wide = min(height, max(1, round(size[0] / scale))), min(width, max(1, round(size[1] / scale)))
+        top, left = (height - tall) // 2, (width - wide) // 2
+        frames = frames[:, top:top + tall, left:left + wide]
+    frames = np.ascontiguousarray(frames)
+    if frames.shape[1:3] == tuple(size):
+        return frames
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)  # t c h w, channels last
+    pixels = F.interpolate(pixels, tuple(size), mode="bilinear", align_corners=False, antialias=True)
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
 
 
 def num_frames(path: str | os.PathLike) -> int:

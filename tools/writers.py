@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -72,6 +73,22 @@ def write_gif(path: str | os.PathLike, frames: np.ndarray, fps: float = 10) -> N
             frame.pts, frame.time_base = number, 1 / _rate(fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def write_npz(path: str | os.PathLike, videos: Iterable[np.ndarray], count: int) -> None:
+    """Write `count` uint8 t h w c of one shape as the array `arr_0`, uint8 n t h w c, one of them in memory at a time."""
+    shape, number = None, 0
+    with zipfile.ZipFile(_parent(path), "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
+        for number, frames in enumerate(videos, 1):
+            if shape is None:
+                shape = frames.shape
+                np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(frames.dtype),
+                                                            "fortran_order": False, "shape": (count, *shape)})
+            if frames.shape != shape:
+                raise ValueError(f"video {number} of {count} is {frames.shape} (t h w c), the first is {shape}; an npz holds "
+                                 "videos of one shape only")
+            file.write(np.ascontiguousarray(frames))
+    assert number == count, f"{number} videos, said to be {count}"
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:

@@ -27,7 +27,8 @@ from tools.sources import SOURCES
 HELP = {flag.name.removeprefix("--"): flag.options["help"] for flags in FLAGS.values() for flag in flags}
 OPTIONS = {flag.name.removeprefix("--"): flag.options for flags in FLAGS.values() for flag in flags}
 FUNCTIONS = {"reconstruct": "autoencoder.reconstruct:reconstruct", "sample": "latent_diffusion.sample:sample",
-             "plan": "latent_diffusion.plan:print_plan", "info": "latent_diffusion.info:info"}
+             "plan": "latent_diffusion.plan:print_plan", "info": "latent_diffusion.info:info",
+             "report": "evals.report:report", "export": "latent_diffusion.export:export"}
 TRAINING = {"id", "seed", "data", "data_path", "batch_size", "pretrain_config", "diffusion_config", "first_model",
             "first_stage_folder", "resume", "init_from", "scale_lr", "steps", "resolution", "frames", "workers", "results"}
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from evals.frechet import GaussianStats, frechet_distance
+from evals.frechet import GaussianStats, chance_distance, frechet_distance
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "frechet.npz"
 
@@ -46,6 +46,47 @@ def test_general_covariances_agree_with_scipys_square_root():
     c, d = np.cov(x.T), np.cov(y.T)
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(c + d - 2 * scipy.linalg.sqrtm(c @ d).real)
     assert frechet_distance(stats(x), stats(y)) == pytest.approx(expected, rel=1e-9)
+
+
+def high_precision(x, y):
+    """The distance with 50 digits: tr (C D)^(1/2) is the sum of the singular values of A B^T with A^T A = C, B^T B = D."""
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workdps(50):
+        means, roots = [], []
+        for rows in (x, y):
+            matrix = mpmath.matrix(rows.tolist())
+            means.append([mpmath.fsum(matrix[:, j]) / len(rows) for j in range(matrix.cols)])
+            for i in range(matrix.rows):
+                for j in range(matrix.cols):
+                    matrix[i, j] = (matrix[i, j] - means[-1][j]) / mpmath.sqrt(len(rows) - 1)
+            roots.append(matrix)
+        overlap = mpmath.fsum(mpmath.svd_r(roots[0] * roots[1].T, compute_uv=False))
+        squares = mpmath.fsum(v ** 2 for root in roots for v in root)
+        return float(mpmath.fsum((a - b) ** 2 for a, b in zip(*means)) + squares - 2 * overlap)
+
+
+@pytest.mark.parametrize("n, d", [(6, 14), (14, 6)])
+@pytest.mark.parametrize("noise", [1, 1e-3, 1e-5])
+def test_equals_fifty_digits_also_for_sets_that_are_close(n, d, noise):
+    # Eigenvalues over eight orders, and a distance down to 1e-10 of the variance: a difference of traces keeps none of it.
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(n, d)) * np.logspace(0, -4, d) + 3
+    y = x + noise * rng.normal(size=x.shape)
+    assert frechet_distance(stats(x), stats(y)) == pytest.approx(high_precision(x, y), rel=1e-6)
+
+
+@pytest.mark.parametrize("n, m", [(100, 100), (60, 300)])
+def test_chance_is_the_mean_distance_of_sets_of_one_gaussian(n, m):
+    rng = np.random.default_rng(9)
+    scale = np.array([3.0, 1, 1, 0.3, 0.1])
+    found = [frechet_distance(stats(rng.normal(size=(n, 5)) * scale), stats(rng.normal(size=(m, 5)) * scale))
+             for _ in range(300)]
+    assert chance_distance(exact(np.zeros(5), np.diag(scale ** 2)), n, m) == pytest.approx(np.mean(found), rel=0.08)
+
+
+def test_chance_of_known_features():
+    # 400 unit eigenvalues, 2048 a side: 2 / 2048 (400 + (400^2 + 400) / 4)
+    assert chance_distance(exact(np.zeros(400), np.eye(400)), 2048, 2048) == pytest.approx(40500 / 1024)
 
 
 def test_fewer_samples_than_features():

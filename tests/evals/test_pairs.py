@@ -306,3 +306,11 @@ def test_a_bundle_of_another_kind_is_refused(tmp_path, array, got):
     np.save(tmp_path / "all.npy", array)
     text = one_line(entries(tmp_path)[0].read)
     assert got in text and "wanted uint8 n t h w c in C order" in text
+
+
+def test_what_is_made_may_go_by_another_name(tmp_path):
+    put_samples(tmp_path / "out")
+    made = open_set(tmp_path / "out", "input")
+    assert made.folder == tmp_path / "out/samples" and made.settings["seed"] == 7
+    with pytest.raises(ValueError, match=r"^--input .*absent: no such file"):
+        open_set(tmp_path / "absent", "input")

@@ -8,7 +8,16 @@ import torch
 from scipy import stats
 
 import evals  # noqa: F401  (registers)
-from evals.protocol import METRICS, ratio_estimate
+from evals.protocol import METRICS, FrameMetric, ratio_estimate
+
+
+SETS = {"fvd", "fvd_videomae"}  # need two videos at least
+SAMPLES = {"diversity"}        # need several samples of a video
+
+
+@pytest.fixture(autouse=True)
+def nets(small_nets):
+    """Metrics with networks run on small ones here; their own tests take the true architectures."""
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +26,10 @@ def pairs():
     real = torch.randint(0, 256, (7, 5, 20, 16, 3), generator=draw, dtype=torch.uint8)
     noise = torch.randint(-30, 31, real.shape, generator=draw)
     return real, (real + noise * torch.arange(1, 8).view(-1, 1, 1, 1, 1) // 4).clamp(0, 255).byte()
+
+
+def names_for(name):
+    return ["a", "a", "b", "c", "b", "b", "c"] if name in SAMPLES else None
 
 
 def score(name, pieces, videos=None):
@@ -29,23 +42,33 @@ def score(name, pieces, videos=None):
 
 
 def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for key in a:
-        np.testing.assert_allclose(a[key], b[key], rtol=1e-12, atol=1e-12)
+    """Numbers to rounding, all else exactly."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list) and all(isinstance(x, (int, float)) for x in a) or isinstance(a, float):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+    else:
+        assert a == b
 
 
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("videos", [None, ["a", "a", "b", "c", "b", "b", "d"]])
 def test_any_batch_size_gives_the_same(name, videos, pairs):
+    videos = videos or names_for(name)
     whole = score(name, [pairs], videos).compute()
     for size in (1, 2, 3):
         assert_same(score(name, zip(*(x.split(size) for x in pairs)), videos).compute(), whole)
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_merge_of_parts_equals_the_whole_in_any_order(name, pairs):
-    whole = score(name, [pairs]).compute()
-    parts = [score(name, [part]) for part in zip(*(x.split(3) for x in pairs))]
+@pytest.mark.parametrize("videos", [None, ["a", "a", "b", "c", "b", "b", "d"]])
+def test_merge_of_parts_equals_the_whole_in_any_order(name, videos, pairs):
+    videos = videos or names_for(name)
+    whole = score(name, [pairs], videos).compute()
+    parts = [score(name, [part], videos and videos[3 * i:]) for i, part in enumerate(zip(*(x.split(3) for x in pairs)))]
     total = METRICS.bind(name)()  # an empty one merges too
     for part in reversed(parts):
         total.merge(part)
@@ -54,9 +77,19 @@ def test_merge_of_parts_equals_the_whole_in_any_order(name, pairs):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_the_result_says_mean_interval_and_count(name, pairs):
-    result = score(name, [pairs]).compute()
-    assert result["n"] == 7 and math.isfinite(result["mean"]) and 0 < result["ci95"] < math.inf
-    assert score(name, [[x[:1] for x in pairs]]).compute()["ci95"] is None  # one video has no spread
+    result = score(name, [pairs], names_for(name)).compute()
+    assert result["n"] == (3 if name in SAMPLES else 7)
+    assert math.isfinite(result["mean"]) and 0 < result["ci95"] < math.inf
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_one_video_has_no_spread(name, pairs):
+    metric = score(name, [[x[:1] for x in pairs]])
+    if name in SETS | SAMPLES:
+        with pytest.raises(ValueError, match=f"{'fvd' if name in SETS else name} .*, or leave"):
+            metric.compute()
+    else:
+        assert metric.compute()["ci95"] is None
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -67,10 +100,59 @@ def test_updates_leave_the_frames_alone(name, pairs):
 
 
 @pytest.mark.parametrize("name", METRICS)
+def test_a_metric_says_which_way_is_up(name, pairs):
+    metric = METRICS.bind(name)
+    assert metric.func.higher_is_better in (True, False, None)
+    if metric.func.higher_is_better is not None and name != "inception_score":  # which does not look at the true videos
+        real, fake = pairs
+        good, bad = ((score(name, [(real, v)]).compute()["mean"]) for v in (fake, 255 - fake))
+        assert (good > bad) == metric.func.higher_is_better
+
+
+@pytest.mark.parametrize("name", METRICS)
 def test_a_long_video_is_scored_in_pieces(name, pairs, monkeypatch):
-    whole = score(name, [pairs]).compute()
+    whole = score(name, [pairs], names_for(name)).compute()
     monkeypatch.setattr("evals.protocol._CHUNK", 4 * 20 * 16 * 3)  # 35 frames in pieces of four
-    assert_same(score(name, [pairs]).compute(), whole)
+    assert_same(score(name, [pairs], names_for(name)).compute(), whole)
+
+
+class Offset(FrameMetric):
+    """How much higher the made video is."""
+
+    def score(self, real, fake):
+        return (fake.double() - real.double()).mean((1, 2, 3))
+
+
+class Distance(Offset):
+    higher_is_better = False
+
+
+def offsets(metric, *videos):
+    """Score videos, each (name, offset of each frame)."""
+    for name, rows in videos:
+        real = torch.zeros(1, len(rows), 2, 2, 1, dtype=torch.uint8)
+        metric.update(real, real + torch.tensor(rows, dtype=torch.uint8).view(1, -1, 1, 1, 1), videos=[name])
+    return metric
+
+
+def test_best_of_k_takes_the_best_video_not_the_best_frames():
+    videos = [("a", [1, 9]), ("a", [4, 4]), ("b", [2, 0]), ("a", [0, 7]), ("b", [3, 1])]
+    high, low = offsets(Offset(), *videos).compute(), offsets(Distance(), *videos).compute()
+    assert high["best_of_k"]["mean"] == (5 + 2) / 2 and high["best_of_k"]["per_frame"] == [(1 + 3) / 2, (9 + 1) / 2]
+    assert low["best_of_k"]["mean"] == (3.5 + 1) / 2 and low["best_of_k"]["per_frame"] == [(0 + 2) / 2, (7 + 0) / 2]
+    assert high["best_of_k"]["k"] == 2 and high["mean"] == low["mean"] == (5 + 4 + 3.5 + 1 + 2) / 5
+
+
+def test_the_headline_is_the_best_sample_where_asked():
+    metric = offsets(Offset(), ("a", [1]), ("a", [4]), ("b", [2]))
+    best = metric.compute(samples="best")
+    assert best["mean"] == 3 and best["n"] == 3 and best["ci95"] == metric.compute()["best_of_k"]["ci95"]
+    with pytest.raises(ValueError, match='mean, best, got "worst"'):
+        metric.compute(samples="worst")
+
+
+def test_unnamed_videos_are_not_samples_of_one():
+    assert "best_of_k" not in offsets(Offset(), (None, [1]), (None, [4])).compute()
 
 
 def test_interval_is_the_students_t_of_the_textbook():

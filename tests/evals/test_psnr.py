@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from evals.psnr import PSNR, PooledPSNR
+from evals.psnr import PSNR, PooledPSNR, VideoPSNR
 
 
 def offset_pair(*offsets):
@@ -60,6 +60,19 @@ def test_pooled_is_the_psnr_of_the_mean_error_over_all_frames():
     result = metric.compute()
     assert result["mean"] == pytest.approx(db((9 + 25 + 25 + 100) / 5))
     assert result["per_frame"] == pytest.approx([db((9 + 25) / 2), db(25), 100, db(100)])
+
+
+def test_mcvds_is_of_the_mean_error_of_each_video():
+    result = run(VideoPSNR(), offset_pair([5, 5, 0, 10], [3, 3, 3, 3]))
+    assert result["mean"] == pytest.approx((db((25 + 25 + 0 + 100) / 4) + db(9)) / 2)
+    assert result["per_frame"] == pytest.approx([db(17), db(17), db(4.5), db(54.5)])
+
+
+@pytest.mark.parametrize("metric, expected", [(PSNR, (100 + db(9)) / 2), (PooledPSNR, db(4)), (VideoPSNR, db(4))])
+def test_the_best_sample_is_chosen_by_the_metric_itself(metric, expected):
+    pair = offset_pair([0, 3], [2, 2])  # 100 and 38.6 dB, against 42.1 twice; errors 4.5 and 4
+    result = run(metric(), pair, videos=["a", "a"])["best_of_k"]
+    assert result["mean"] == pytest.approx(expected) and result["k"] == 2
 
 
 def test_pooled_interval_agrees_with_the_bootstrap_over_videos():

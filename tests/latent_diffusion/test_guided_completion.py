@@ -11,7 +11,7 @@ from autoencoder.codec import Codec
 from latent_diffusion.completion import Completion
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.samplers import SAMPLERS
-from latent_diffusion.schedule import ScheduleConfig
+from latent_diffusion.schedule import ScheduleConfig, sampling_levels
 from latent_diffusion.settings import Settings
 
 T = 4
@@ -169,3 +169,85 @@ def test_what_is_hidden_is_drawn_once_for_a_clip_and_alike_in_any_batch():
     masks = [[context.known[0].flatten().tolist() for _, context in net.calls if context is not None] for net in nets]
     assert masks[0] == masks[1] != masks[2]
     assert all(len({tuple(m) for m in masks[0][i:i + 6]}) == 2 for i in range(0, len(masks[0]), 6))  # 3 steps, of two views
+
+
+# --- a noisy history -----------------------------------------------------------------------------------------
+
+class Told(NextNet):
+    """Makes how noisy it is told that the places around a clip are, on average; it remembers what it was shown."""
+    history = True
+
+    def __init__(self):
+        super().__init__(sees=("past", "self", "future"))
+
+    def forward(self, x, t, context=None):
+        self.calls.append((float(t[0]), context))
+        return torch.full_like(x, 0.0 if context is None else float(self.condition.levels(context).mean()))
+
+
+def test_guidance_by_a_noisy_history_adds_what_it_says():
+    net = Told()
+    _, made = complete(net, HISTORY, rows=8, overlap=0, guidance=0.5, history_guidance=0.6, history_sigma=0.4)
+    assert float(made[0, T].float().mean() * GREY - 1) == pytest.approx(0.6 * 0.4, abs=GREY)  # the whole history tells of none
+    assert sorted(-1.0 if c is None else float(net.condition.levels(c).max()) for _, c in net.calls) \
+        == pytest.approx([-1.0, 0.0, 0.4])
+    clean, noisy = (c.latents for _, c in sorted((call for call in net.calls if call[1] is not None),
+                                                 key=lambda call: float(net.condition.levels(call[1]).max())))
+    noise = (noisy - (1 - 0.4**2) ** 0.5 * clean) / 0.4
+    assert abs(float(noise.mean())) < 0.2 and abs(float(noise.std()) - 1) < 0.2
+
+
+def test_the_noise_of_a_history_is_the_same_in_any_batch_and_at_every_step():
+    frames, nets, ids = video(3, 3 * T, (2, 2), 1), (Told(), Told()), [(0, 0), (0, 1), (7, 0)]
+    settings = Settings(steps="3", overlap=0, guidance=0.5, history_guidance=0.6, history_sigma=0.4)
+    for net, rows in zip(nets, (slice(0, 3), slice(2, 3))):
+        Completion(fake_model(net), settings, HISTORY, ids[rows]).run(frames[rows])
+    together, alone = ([c.latents[-1] for _, c in net.calls if c is not None and net.condition.levels(c).max() > 0]
+                       for net in nets)
+    assert len(alone) == 3
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one, other) and torch.equal(one, alone[0])
+
+
+def test_made_clips_are_shown_noisy_and_given_ones_clean():
+    net = Told()
+    complete(net, given(4 * T, *range(T)), overlap=0, history_noise=0.3)
+    wanted = [[0, 0, 0], [0.3, 0.3, 0], [0.3, 0.3, 0]]  # past, self (filled from the past), future
+    for (_, context), levels in zip(net.calls, wanted, strict=True):
+        assert net.condition.levels(context)[0].tolist() == pytest.approx(levels)
+
+
+@pytest.mark.parametrize("how", [{"history_noise": 0.3}, {"history_guidance": 1.0, "history_sigma": 0.3}])
+def test_a_model_that_is_not_told_of_noise_is_shown_none(how):
+    with pytest.raises(ValueError, match=r"condition\.history=true"):
+        Completion(fake_model(NearNet()), Settings(**how), HISTORY, [])
+
+
+@pytest.mark.parametrize("how, message", [
+    ({"history_noise": 1.5}, "history_noise .*0 to 1"), ({"history_guidance": 1.0, "history_sigma": -1}, "sigma .*0 to 1"),
+    ({"history_sigma": 0.3}, "guidance.history=W")])
+def test_levels_of_a_noisy_history_are_checked(how, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**how)
+
+
+# --- another model for the first clip ------------------------------------------------------------------------
+
+def test_a_content_model_makes_the_first_clip_and_nothing_else():
+    content, motion = NextNet(start=0.5, sees=()), NextNet(step=10 * GREY, start=9.0)
+    other = ScheduleConfig(name="linear")
+    model = dataclasses.replace(fake_model(content), schedule=other)
+    work, made = complete(motion, given(3 * T), content=model, steps="3/2")
+    first = round(1.5 / GREY)
+    assert [int(made[0, k * T].float().mean()) for k in range(3)] == pytest.approx([first, first + 10, first + 20], abs=1.0)
+    assert len(content.calls) == 3 and work.network_evaluations() == len(content.calls) + len(motion.calls) == 3 + 2 + 2
+    assert [t for t, _ in content.calls] == [level.t for level in sampling_levels(other, "3")[:3]]
+
+
+def test_a_content_model_without_work_is_refused():
+    content = fake_model(NextNet(sees=()))
+    with pytest.raises(ValueError, match="every clip has known frames"):
+        Completion(fake_model(NextNet()), Settings(content=content), given(2 * T, *range(T)), [])
+    other = dataclasses.replace(content, codec=Codec(PixelNet(), weights_hash="other"))
+    with pytest.raises(ValueError, match="autoencoder other"):
+        Completion(fake_model(NextNet()), Settings(content=other), given(2 * T), [])

@@ -12,6 +12,7 @@ from autoencoder.pvdm import position_tables, released_key
 from latent_diffusion.info import info
 from tests.golden.fill import GOLDEN, golden_state
 from tools import checkpoint
+from tools.modelfile import to_safetensors
 
 STATISTICS = {"latent_mean": torch.tensor([[0.123449, 0, 0, 0]] * 3), "latent_std": torch.full((3, 4), 1.5)}
 
@@ -76,6 +77,18 @@ def test_a_step_checkpoint_holds_either_weights(tmp_path, capsys):
     checkpoint.save(file, {"step": 6, "stage": stage.state()})
     facts = told(capsys, file, "raw")
     assert (facts["kind"], facts["step"], facts["weights"]) == ("diffusion", 6, "raw")
+
+
+def test_safetensors_are_told_as_the_model_that_they_hold(first, tmp_path, capsys):
+    stage = diffusion_stage(diffusion_config("unet.mult=[1]", "unet.attention=[1]"))
+    stage.export(5, tmp_path, "last")
+    for model in (first[0], tmp_path):
+        out = to_safetensors(model, tmp_path / "model.safetensors")
+        theirs, ours = told(capsys, out), told(capsys, model)
+        assert (theirs.pop("container"), ours.pop("container")) == ("safetensors", "torch")
+        for facts in (theirs, ours):
+            del facts["file"], facts["sha256"]
+        assert theirs == ours
 
 
 @pytest.mark.parametrize("name, conditional", [("pvdm_unet", True), ("pvdm_unet_uncond", False)])

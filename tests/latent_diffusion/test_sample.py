@@ -131,6 +131,16 @@ def test_a_guide_is_recorded_and_counted(seeing_model, tmp_path, tmp_path_factor
     assert sample(tmp_path / "b", *stated)[0]["guide"] is None
 
 
+def test_a_content_model_is_recorded(seeing_model, tmp_path, tmp_path_factory):
+    first = make_model(tmp_path_factory.mktemp("first"), "condition.sees=[]", "mask.name=none")
+    record, made = sample(tmp_path / "a", *raw(seeing_model), "--frames", 3 * T, "--num_videos", 1, "--content", first)
+    pipeline, content = VideoDiffusion.load(seeing_model, weights="raw"), VideoDiffusion.load(first, weights="raw")
+    assert record["content"] == str(content.model.file) and record["content_hash"] == content.model.weights_hash
+    wanted = pipeline.generate(1, frames=3 * T, steps=2, seed=42, content=content)
+    assert torch.equal(made["00000_00"], wanted[0])
+    assert torch.equal(wanted[:, :T], content.generate(1, frames=T, steps=2, seed=42))
+
+
 def test_a_schedule_counts_in_clips(seeing_model, tmp_path, capsys):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps([{"observed": [], "target": [2]}, {"observed": [2], "target": [0, 1]}]))

@@ -61,7 +61,7 @@ def test_with_nothing_known_the_target_starts_anywhere():
 def test_known_and_unknown_rows_are_told_apart():
     stage, frames = make_stage(), windows(batch=64)
     index = torch.arange(64)
-    known = stage.draw_masks(2 * T, index, "train")
+    known = stage.examples.draw_masks(2 * T, index, "train")
     example = stage.prepare(frames, index)
     rows = known.any(1)
     assert 0.5 < rows.float().mean() < 0.9
@@ -73,7 +73,7 @@ def test_known_and_unknown_rows_are_told_apart():
 def test_partly_known_clips_are_filled_from_the_nearest():
     stage, frames = make_stage(mask="{name: prefix}"), windows(batch=32)
     index = torch.arange(32)
-    known = stage.draw_masks(2 * T, index, "train")
+    known = stage.examples.draw_masks(2 * T, index, "train")
     example = stage.prepare(frames, index)
     clip, rows = to_clip(frames), known.any(1)
     filled = stage.codec.encode(fill_missing(clip[:, :, :T], known[:, :T]))
@@ -85,7 +85,7 @@ def test_partly_known_clips_are_filled_from_the_nearest():
 def test_places_lie_before_at_and_after_the_target(monkeypatch):
     stage, frames = make_stage("condition.mask=true", sees="[past, self, future]"), windows(3)
     known = torch.arange(3 * T) % 3 == 0
-    monkeypatch.setattr(stage, "mask", lambda t, draw: known[:t])
+    monkeypatch.setattr(stage.examples, "mask", lambda t, draw: known[:t])
     example = stage.prepare(frames, INDEX)
     clip = to_clip(frames)
     assert torch.equal(example.latent, stage.codec.encode(clip[:, :, T:2 * T]))

@@ -12,6 +12,7 @@ from latent_diffusion import truth
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.truth import BadSize, Fitted, Truth, Window, known_frames_of, open_truth
 from main import main
+from tools.fit import fit
 
 PLAIN = {"data": None, "data_path": None, "input": None, "resize": False, "starts": None, "num_videos": None, "seed": 0,
          "overrides": []}
@@ -100,6 +101,65 @@ def test_a_stride_between_frames(videos, tmp_path):
     wanted = {"data": "VIDEOS", "data_path": str(videos[0]), "input": None, "resize": False, "starts": "0,2",
               "num_videos": None, "batch_size": 4, "overrides": ["data.split=all", "data.stride=3"], "data_stride": 3}
     assert {key: record[key] for key in wanted} == wanted
+
+
+# --- the same windows again ----------------------------------------------------------------------------------
+
+def nearest(folder, out, *words):
+    """Run the baseline on windows of the videos of a folder."""
+    return sample(out, "--baseline", "nearest", "--data", "VIDEOS", "--data_path", folder, "data.split=all", "--frames", 4,
+                  "--known", "0", *words)
+
+
+def truths(out):
+    return {path.name: np.load(path) for path in sorted((out / "real").iterdir())}
+
+
+def test_windows_of_one_comparison_are_those_of_another(videos, tmp_path):
+    record, _ = nearest(videos[0], tmp_path / "a", "--num_videos", 4, "--seed", 7, "data.stride=2")
+    again, _ = nearest(videos[0], tmp_path / "b", "--windows", tmp_path / "a" / "windows.json", "--seed", 8)
+    assert record["videos"] == again["videos"] and again["data_stride"] == 2 and again["windows"].endswith("a/windows.json")
+    first, second = truths(tmp_path / "a"), truths(tmp_path / "b")
+    assert len(first) == 4 and first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)
+    assert (tmp_path / "a" / "windows.json").read_text() == (tmp_path / "b" / "windows.json").read_text()
+    fewer, _ = nearest(videos[0], tmp_path / "b", "--windows", tmp_path / "b" / "windows.json", "--num_videos", 2)
+    assert fewer["videos"] == record["videos"][:2]  # read before it is replaced
+
+
+def test_windows_of_other_videos_are_refused(videos, long_videos, tmp_path, capsys):
+    nearest(videos[0], tmp_path / "a", "--num_videos", 3)
+    words = ("sample", "--baseline", "nearest", "--data", "VIDEOS", "data.split=all", "--known", "0", "--windows",
+             tmp_path / "a" / "windows.json", "--frames", 4)
+    line = refused(capsys, *words, "--data_path", long_videos)  # its v0 and v1 are other videos, and it has no v2
+    assert "it is another video" in line or "v2, which this one of 2 videos lacks" in line
+    here = (*words, "--data_path", videos[0])
+    assert "both choose" in refused(capsys, *here, "--starts", "0")
+    assert "stride 1, got data.stride=2" in refused(capsys, *here, "data.stride=2")
+    assert "from frame" in refused(capsys, *here, "--frames", 15)
+    with pytest.raises(ValueError, match="--windows x is of real videos, of which there are none"):
+        opened(4, task="generate", manifest="x")
+
+
+def test_an_older_list_of_windows_does_not_stay_beside_new_videos(videos, tmp_path):
+    nearest(videos[0], tmp_path, "--num_videos", 2)
+    kept = (tmp_path / "windows.json").read_text()
+    nearest(videos[0], tmp_path, "--num_videos", 3)
+    assert (tmp_path / "windows.json").read_text() != kept
+
+
+def test_windows_at_a_hop_and_in_the_middle(videos, tmp_path):
+    record, _ = nearest(videos[0], tmp_path, "--starts", "every-3")
+    starts = [v["start"] for v in record["videos"] if v["name"] == "v0"]
+    assert starts == [*range(0, len(videos[1]["v0"]) - 4, 3), len(videos[1]["v0"]) - 4]
+    record, _ = nearest(videos[0], tmp_path, "--starts", "centre")
+    assert {v["name"]: v["start"] for v in record["videos"]}["v0"] == (len(videos[1]["v0"]) - 4) // 2
+
+
+@pytest.mark.parametrize("mode", ["pad", "stretch"])
+def test_the_truth_is_brought_to_the_size_as_asked(videos, tmp_path, mode):
+    nearest(videos[0], tmp_path, "--starts", "0", "data.resolution=[8, 24]", f"data.resize={mode}")
+    wanted = fit(videos[1]["v0"][:4], (8, 24), 3, mode)
+    assert np.array_equal(np.load(tmp_path / "real" / "00000.npy"), wanted)
 
 
 # --- windows -------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from autoencoder.fill import fill_missing
 from autoencoder.planes import PlaneShape
 from latent_diffusion.condition import CONDITIONS
 from latent_diffusion.masks import MASKS
-from latent_diffusion.train import _window
 from tools.rng import rand
 from tools.video import to_clip
 
@@ -182,12 +181,6 @@ def test_it_learns_from_a_clip_that_is_not_beside_the_target():
             other = example._replace(context=example.context._replace(latents=latents))
             wrong = stage.losses(stage.net, other, index, "validate").mean()
             assert (wrong > 1.5 * right) == matters
-
-
-def test_runs_read_whole_stretches_whatever_the_mask():
-    for mask in ("{name: none}", "{name: prefix}"):
-        stage = make_stage(mask=mask, overlap=1)
-        assert _window(stage.cfg, stage.net, stage.codec) == 3 * (T - 1) + 1
 
 
 def test_looking_at_samples_works(tmp_path):

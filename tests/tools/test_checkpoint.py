@@ -3,6 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -23,6 +24,7 @@ def one_line_error(call, *words):
         call()
     text = str(error.value)
     assert "\n" not in text and all(str(w) in text for w in words), text
+    return text
 
 
 def test_round_trip(file):
@@ -76,6 +78,83 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, legacy):
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Evil(trap)))
     one_line_error(lambda: checkpoint.load_raw(tmp_path / "bare.pth"), "bare.pth")
     assert not os.path.exists(trap)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_what_a_bare_pickle_asks_for_is_named_and_not_run(tmp_path, protocol):
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"a": "text", "b": Evil(str(tmp_path / "ran"))}, protocol))
+    text = one_line_error(lambda: checkpoint.load_raw(tmp_path / "bare.pth"), "bare.pth")
+    assert "refused: it holds posix.mkdir" in text or protocol < 2  # before protocol 2, nothing tells a pickle from text
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_torchscript_is_refused_as_code(tmp_path):
+    torch.jit.script(nn.Linear(1, 1)).save(tmp_path / "net.pt")
+    one_line_error(lambda: checkpoint.load_raw(tmp_path / "net.pt"), "net.pt", "refused", "TorchScript")
+
+
+# --- safetensors ---------------------------------------------------------------------------------------------
+
+SHARED = torch.arange(6.0)
+MODEL = {"kind": "toy", "step": 7, "config": {"sizes": [1, 2], "rate": 0.1, "none": None, "deep": {"flag": True}},
+         "state": {"a": SHARED, "a.half": SHARED[:3], "turned": torch.arange(6).view(2, 3).T, "one": torch.tensor(2.5),
+                   "b": torch.ones(2, dtype=torch.bfloat16)},
+         "extra": {"mean": torch.full((3,), 0.5), "inner": {"state": {"a": torch.zeros(1)}, "list": [torch.ones(1), 2]}}}
+
+
+@pytest.fixture
+def tensors(tmp_path):
+    checkpoint.save_safetensors(tmp_path / "b" / "model.safetensors", MODEL)
+    return tmp_path / "b" / "model.safetensors"
+
+
+def test_safetensors_bring_back_the_same_model(tensors):
+    loaded = checkpoint.load(tensors)
+    assert loaded.pop("format") == checkpoint.FORMAT and loaded.keys() == MODEL.keys()
+    assert (loaded["kind"], loaded["step"], loaded["config"]) == (MODEL["kind"], MODEL["step"], MODEL["config"])
+    torch.testing.assert_close([loaded["state"], loaded["extra"]], [MODEL["state"], MODEL["extra"]], rtol=0, atol=0)
+    assert {name: value.dtype for name, value in loaded["state"].items()} == {k: v.dtype for k, v in MODEL["state"].items()}
+    assert [p.name for p in tensors.parent.iterdir()] == ["model.safetensors"]
+    checkpoint.save(tensors.with_name("plain.pth"), MODEL)
+    assert tensors.stat().st_mode == tensors.with_name("plain.pth").stat().st_mode
+
+
+def test_other_programs_find_the_weights_by_their_names(tensors):
+    theirs = safetensors.torch.load_file(tensors)
+    assert theirs.keys() >= MODEL["state"].keys() and torch.equal(theirs["extra.mean"], MODEL["extra"]["mean"])
+
+
+def test_safetensors_are_told_by_content(tensors, tmp_path):
+    assert checkpoint.load(tensors.rename(tmp_path / "x.pth"))["step"] == 7
+    checkpoint.save(tmp_path / "plain.pth", MODEL)
+    assert checkpoint.is_safetensors(tmp_path / "x.pth") and not checkpoint.is_safetensors(tmp_path / "plain.pth")
+
+
+def test_safetensors_of_others_are_a_bare_state(tmp_path):
+    safetensors.torch.save_file({"w": torch.arange(3.0)}, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    torch.testing.assert_close(checkpoint.load_raw(tmp_path / "x.safetensors"), {"w": torch.arange(3.0)})
+    one_line_error(lambda: checkpoint.load(tmp_path / "x.safetensors"), "no checkpoint of this project")
+
+
+@pytest.mark.parametrize("keep", [100, -1])
+def test_truncated_safetensors(tensors, keep):
+    tensors.write_bytes(tensors.read_bytes()[:keep])
+    one_line_error(lambda: checkpoint.load(tensors), tensors, "damaged")
+
+
+def test_flipped_bits_in_safetensors_are_found(tensors):
+    data = bytearray(tensors.read_bytes())
+    data[-1] ^= 1
+    tensors.write_bytes(data)
+    one_line_error(lambda: checkpoint.load(tensors), tensors, "damaged")
+
+
+def test_safetensors_hold_tensors_only(tmp_path):
+    one_line_error(lambda: checkpoint.save_safetensors(tmp_path / "x", {"state": {"w": SHARED, "lr": 0.1}}), "lr (float)")
+    with pytest.raises(AssertionError, match=r"extra\.bad"):
+        checkpoint.save_safetensors(tmp_path / "x", {"state": {}, "extra": {"bad": b"bytes"}})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("payload, words", [

@@ -1,70 +1,24 @@
 """A batch is a function of (seed, stream, global index): not of workers, processes, micro-batch or resume."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from numbered import Counted, clips, frame_of, run, same, video_of
 from omegaconf import OmegaConf
 
-from tools.clips import Clips, DataConfig, check_batch, fit, loader, open_source, read_windows, windows
+from tools.clips import Clips, DataConfig, open_source
+from tools.fit import turn_hue
+from tools.mixture import Mixture
 from tools.sources import SOURCES
-
-
-class Counted:
-    """Videos whose pixels tell their number and frame: red = video, green = frame."""
-
-    def __init__(self, lengths, broken=()):
-        self.lengths, self.broken, self.notes = list(lengths), broken, []
-
-    def __len__(self):
-        return len(self.lengths)
-
-    def num_frames(self, i):
-        if i in self.broken:
-            raise ValueError(f"video{i}.mp4: damaged")
-        return self.lengths[i]
-
-    def read(self, i, start=0, stop=None, step=1):
-        frames = np.zeros((self.lengths[i], 6, 8, 3), np.uint8)
-        frames[..., 0] = i
-        frames[..., 1] = np.arange(self.lengths[i])[:, None, None]
-        return frames[start:stop:step]
-
-    def name(self, i):
-        return f"video{i}"
-
-
-def clips(source, **options):
-    return Clips(source, **{"frames": 4, "size": (6, 8), "seed": 3, **options})
-
-
-def run(source, stop=4, **options):
-    """All batches of all ranks as {global index: frames}, and the shape of the iteration."""
-    given = {"batch_size": 4, "start_step": 0, "stop_step": stop, **options}
-    out, shape = {}, []
-    for rank in range(given.get("world", 1)):
-        for micro_batches in loader(source, rank=rank, **given):
-            shape.append([len(m["index"]) for m in micro_batches])
-            for m in micro_batches:
-                assert m["frames"].dtype == torch.uint8 and m["index"].dtype == torch.int64
-                assert m["index"].tolist() == sorted(m["index"].tolist())
-                out.update(zip(m["index"].tolist(), m["frames"]))
-    return out, shape
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[g], b[g]) for g in a)
-
 
 # --- samples -------------------------------------------------------------------------------------------------
 
 def test_each_epoch_visits_each_video_once_in_a_new_order():
     data = clips(Counted([20] * 7))
-    epochs = [[int(data[g]["frames"][0, 0, 0, 0]) for g in range(7 * e, 7 * e + 7)] for e in range(3)]
+    epochs = [[video_of(data[g]["frames"]) for g in range(7 * e, 7 * e + 7)] for e in range(3)]
     assert all(sorted(order) == list(range(7)) for order in epochs)
     assert len({tuple(order) for order in epochs}) == 3
 
@@ -78,7 +32,7 @@ def test_a_clip_is_consecutive_frames_at_the_stride():
 
 def test_every_start_occurs():
     data = clips(Counted([7]))
-    assert {int(data[g]["frames"][0, 0, 0, 1]) for g in range(60)} == {0, 1, 2, 3}
+    assert {frame_of(data[g]["frames"]) for g in range(60)} == {0, 1, 2, 3}
 
 
 def test_seed_and_stream_change_the_clips():
@@ -87,58 +41,145 @@ def test_seed_and_stream_change_the_clips():
     assert not same(runs[0], runs[1]) and not same(runs[0], runs[2]) and same(runs[0], run(clips(source))[0])
 
 
-def test_grey_and_resizing():
-    frames = np.zeros((2, 12, 16, 3), np.uint8)
-    frames[..., 1] = 100
-    assert fit(frames, (6, 6)).shape == (2, 6, 6, 3)
-    grey = fit(frames, (12, 16), channels=1)
-    assert grey.shape == (2, 12, 16, 1) and (grey == 59).all()  # 0.587 * 100
-    assert np.array_equal(fit(grey, (12, 16), channels=3), np.repeat(grey, 3, -1))
+def test_a_clip_draws_one_of_several_strides_at_which_the_video_is_long_enough():
+    data = clips(Counted([40, 8]), stride=[1, 2, 5])
+    seen = {0: Counter(), 1: Counter()}
+    for g in range(300):
+        frames = data[g]["frames"]
+        steps = set(np.diff([frame_of(frames, t) for t in range(4)]).tolist())
+        assert len(steps) == 1
+        seen[video_of(frames)].update(steps)
+    assert set(seen[0]) == {1, 2, 5} and set(seen[1]) == {1, 2}  # 4 frames at a stride of 5 need 16
+    assert min(seen[0].values()) > 30
 
 
-# --- the loader ----------------------------------------------------------------------------------------------
+def test_the_window_in_the_middle():
+    data = clips(Counted([11, 4]), windows="centre")
+    assert {video_of(f): frame_of(f) for f in (data[g]["frames"] for g in range(6))} == {0: 3, 1: 0}
 
-@pytest.mark.parametrize("options", [
-    {"workers": 2}, {"micro_batch": 2}, {"micro_batch": 1, "workers": 1}, {"world": 2},
-    {"world": 2, "micro_batch": 1}, {"world": 4}, {"workers": 2, "micro_batch": 2, "world": 2},
+
+@pytest.mark.parametrize("hop, starts", [(3, {0: [0, 3, 6, 7], 1: [0], 2: [0, 3, 5]}),
+                                         (None, {0: [0, 4, 7], 1: [0], 2: [0, 4, 5]})])
+def test_strided_windows_are_each_visited_once_an_epoch_the_last_one_too(hop, starts):
+    data = clips(Counted([11, 4, 9]), windows="strided", hop=hop)
+    wanted = sorted((video, start) for video, row in starts.items() for start in row)
+    assert len(data) == len(wanted)
+    orders = []
+    for epoch in range(2):
+        samples = [data[g]["frames"] for g in range(epoch * len(data), (epoch + 1) * len(data))]
+        orders.append([(video_of(f), frame_of(f)) for f in samples])
+        assert sorted(orders[-1]) == wanted
+    assert orders[0] != orders[1]
+
+
+def test_strided_windows_leave_out_bad_videos_only_if_asked():
+    source = Counted([11, 2, 9], broken=[2])
+    with pytest.raises(ValueError, match="video1 has 2 frames"):
+        clips(source, windows="strided")
+    data = clips(source, windows="strided", on_error="skip")
+    assert {video_of(data[g]["frames"]) for g in range(len(data))} == {0} and set(data.skipped) == {"video1", "video2"}
+    with pytest.raises(ValueError, match=r"one stride"):
+        clips(source, windows="strided", stride=[1, 2])
+
+
+def test_the_hue_of_a_clip_is_turned_alike_in_all_frames_and_by_the_sample_alone():
+    rng = np.random.default_rng(0)
+
+    class Coloured(Counted):
+        pixels = rng.integers(0, 256, (1, 6, 8, 3), dtype=np.uint8).repeat(4, 0)
+
+        def read(self, *span):
+            return self.pixels
+
+    data = clips(Coloured([4]), hue=0.3)
+    made = [data[g]["frames"] for g in range(8)]
+    assert all((clip == clip[0]).all() for clip in made)
+    turns = np.linspace(-0.3, 0.3, 601)
+    near = [min(np.abs(turn_hue(Coloured.pixels, t).astype(int) - clip.numpy()).max() for t in turns) for clip in made]
+    assert max(near) <= 2 and len({clip.numpy().tobytes() for clip in made}) == 8
+    assert same(run(data)[0], run(data, micro_batch=1, workers=1)[0])
+    assert not torch.equal(made[0], clips(Coloured([4]), hue=0.3, seed=4)[0]["frames"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+def test_clips_of_any_rectangle_and_colour(channels, resize):
+    frames = clips(Counted([9]), size=(12, 5), channels=channels, resize=resize)[0]["frames"]
+    assert frames.shape == (4, 12, 5, channels) and frames.dtype == torch.uint8
+    assert bool((frames[:, 0] == 0).all()) == (resize == "pad")  # 6x8 in 12x5: bars above and below
+
+
+# --- mixtures ------------------------------------------------------------------------------------------------
+
+class Shifted(Counted):
+    """Counted, its videos from number 100 on."""
+
+    def read(self, i, *span):
+        return super().read(i, *span) + np.array([100, 0, 0], np.uint8)
+
+
+def mixed(weights=(1, 3), strides=((), ()), lengths=([20] * 5, [30] * 7)):
+    return Mixture([("a", Counted(lengths[0])), ("b", Shifted(lengths[1]))], weights, strides)
+
+
+def test_a_mixture_keeps_its_weights_and_the_epochs_of_each_dataset():
+    data = clips(mixed())
+    drawn = [video_of(data[g]["frames"]) for g in range(1024)]
+    assert sum(video < 100 for video in drawn) == 256
+    for first, count in ((0, 5), (100, 7)):  # of each dataset, every video as often as any other
+        seen = Counter(video for video in drawn if first <= video < first + count)
+        assert len(seen) == count and max(seen.values()) - min(seen.values()) <= 1
+
+
+def test_each_process_gets_of_all_datasets_and_content_is_the_same_for_any_number():
+    data = clips(mixed(weights=(1, 1)))
+    one, _ = run(data, stop=16)
+    assert same(one, run(data, stop=16, world=2)[0]) and same(one, run(data, stop=16, world=4, workers=1)[0])
+    for rank in range(2):  # without a shuffle, a weight of a half would be all of one rank
+        mine = [video_of(one[g]) < 100 for g in one if g % 2 == rank]
+        assert 0.2 < np.mean(mine) < 0.8
+
+
+def test_a_dataset_of_a_mixture_may_have_its_own_stride():
+    data = clips(mixed(strides=((3,), ())), stride=2)
+    steps = {(video_of(f) < 100, frame_of(f, 1) - frame_of(f)) for f in (data[g]["frames"] for g in range(64))}
+    assert steps == {(True, 3), (False, 2)}
+
+
+def test_what_a_mixture_skips_is_replaced_by_the_same_dataset():
+    data = clips(mixed(lengths=([20, 2], [30] * 7)), on_error="skip")
+    drawn = [video_of(data[g]["frames"]) for g in range(1024)]
+    assert drawn.count(0) == 256 and set(data.skipped) == {"a_video1"}
+
+
+def test_a_mixture_through_the_configuration(tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "v.npy", np.zeros((9, 8, 8, 3), np.uint8))
+    cfg = DataConfig(resolution=8, frames=4, stride=2, split="all", mixture=[
+        {"name": "VIDEOS", "path": str(tmp_path / "x")},
+        {"name": "VIDEOS", "path": str(tmp_path / "y"), "weight": 3, "stride": 1},
+        {"name": "SHAPES", "weight": 0.5, "options": {"size": 8, "count": 2}}])
+    assert cfg.name == "VIDEOS+VIDEOS+SHAPES" and DataConfig(**dataclasses.asdict(cfg)) == cfg
+    source = open_source(cfg)
+    assert [source.name(i) for i in range(3)] == ["VIDEOS1_v", "VIDEOS2_v", "SHAPES_shapes_train_00000"]
+    assert [(p.count, float(p.weight), p.strides) for p in source.parts] == [(1, 1, ()), (1, 3, (1,)), (4, 0.5, ())]
+    assert "66.7%" in source.notes[1] and run(Clips.from_config(source, cfg, seed=0), stop=1)[0]
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"mixture": [{"weight": 1}]}, [r"mixture\[0\] must name a dataset"]),
+    ({"mixture": [{"name": "SKY"}, {"name": "SKY", "wieght": 1}]}, [r"mixture\[1\]", "wieght", 'mean "weight"']),
+    ({"mixture": [{"name": "SKY", "weight": 0}]}, ["weight must be above 0"]),
+    ({"mixture": [{"name": "SKYY"}]}, [r"mixture\[0\]", "SKYY", "SKY"]),
+    ({"mixture": [{"name": "SKY", "stride": 0}]}, [r"mixture\[0\]", "stride must be"]),
+    ({"mixture": [{"name": "SKY"}], "name": "VIDEOS"}, ["data.name=VIDEOS", "SKY", "leave one"]),
+    ({"mixture": [{"name": "SHAPES"}], "options": {"size": 8}}, ["data.options", "entries"]),
 ])
-def test_content_does_not_depend_on_how_it_is_loaded(options):
-    source = clips(Counted([30, 40, 50]))
-    assert same(run(source)[0], run(source, **options)[0])
-
-
-def test_resuming_reads_nothing_before():
-    source = clips(Counted([30, 40, 50]))
-    full, _ = run(source, stop=5)
-    late, _ = run(source, stop=5, start_step=3)
-    assert sorted(late) == list(range(12, 20)) and all(torch.equal(full[g], late[g]) for g in late)
-    assert run(source, stop=3, start_step=3)[0] == {}
-
-
-def test_ranks_and_micro_batches_share_a_step():
-    source = clips(Counted([30]))
-    steps = list(loader(source, batch_size=8, start_step=2, stop_step=3, rank=1, world=2, micro_batch=2))
-    assert [m["index"].tolist() for m in steps[0]] == [[17, 19], [21, 23]]
-    assert run(source, stop=2, batch_size=8, micro_batch=2)[1] == [[2, 2, 2, 2]] * 2
-
-
-@pytest.mark.parametrize("batch, world, micro", [(6, 4, None), (8, 1, 3), (8, 2, 8), (2, 4, None), (0, 1, None)])
-def test_uneven_batches_are_refused(batch, world, micro):
-    with pytest.raises(ValueError, match=rf"--batch_size {batch} cannot be split evenly over {world} processes"):
-        check_batch(batch, world, micro)
-
-
-def test_rounds_of_even_batches():
-    assert [check_batch(*a) for a in ((8, 1, None), (8, 2, None), (8, 2, 1), (64, 8, 4))] == [1, 1, 4, 2]
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_loading_leaves_the_run_its_randomness(workers):
-    torch.manual_seed(5)
-    wanted = torch.rand(3)
-    torch.manual_seed(5)
-    run(clips(Counted([30])), workers=workers)
-    assert torch.equal(torch.rand(3), wanted)
+def test_a_mixture_that_makes_no_sense_is_refused(settings, words):
+    for word in words:
+        with pytest.raises(ValueError, match=word):
+            DataConfig(**settings)
 
 
 # --- what cannot be used -------------------------------------------------------------------------------------
@@ -155,12 +196,26 @@ def test_the_stride_counts_for_the_length():
         run(clips(Counted([9]), stride=3))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_fails_is_told_with_the_video(workers):
+    class Lost(Counted):
+        def read(self, i, *span):
+            if i == 1:
+                raise OSError(116, "Stale file handle")
+            return super().read(i, *span)
+
+    with pytest.raises(ValueError, match=r"^video video1 cannot be read \(.*Stale file handle"):
+        run(clips(Lost([9, 9, 9])), workers=workers)
+    data = clips(Lost([9, 9, 9]), on_error="skip")
+    assert {video_of(f) for f in run(data, workers=workers)[0].values()} == {0, 2} and "Stale" in data.skipped["video1"]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skipping_lists_what_is_left_out_and_stays_deterministic(workers):
     source = Counted([9, 3, 9, 9], broken=[2])
     data = clips(source, on_error="skip")
     out, _ = run(data, stop=6, workers=workers)
-    assert {int(f[0, 0, 0, 0]) for f in out.values()} == {0, 3}
+    assert {video_of(f) for f in out.values()} == {0, 3}
     assert set(data.skipped) == {"video1", "video2"} and "damaged" in data.skipped["video2"]
     assert same(out, run(clips(source, on_error="skip"), stop=6, micro_batch=1)[0])
 
@@ -191,11 +246,29 @@ def test_real_datasets_make_batches(video_data, name, place):
 
 @pytest.mark.parametrize("key, value", [
     ("resolution", "big"), ("resolution", [1, 2, 3]), ("resolution", 0), ("resolution", [4.5, 3]), ("frames", 0),
-    ("stride", 0), ("workers", -1), ("channels", 2), ("on_error", "ignore"), ("split", "val"),
+    ("stride", 0), ("stride", []), ("stride", [1, 0]), ("stride", "2"), ("stride", 1.5), ("windows", "all"),
+    ("resize", "fill"), ("hue", 0.6), ("hue", -0.1), ("workers", -1), ("channels", 2), ("on_error", "ignore"), ("split", "val"),
 ])
 def test_nonsense_is_refused_with_its_key(key, value):
     with pytest.raises(ValueError, match=f"data.{key} must be"):
         DataConfig(**{key: value})
+
+
+def test_a_hop_without_strided_windows_and_hue_without_colour_are_refused():
+    with pytest.raises(ValueError, match=r"data.hop=4 is for data.windows=strided"):
+        DataConfig(hop=4)
+    with pytest.raises(ValueError, match=r"data.hop must be at least 1"):
+        DataConfig(hop=0, windows="strided")
+    with pytest.raises(ValueError, match=r"data.hue=0.1 turns colours"):
+        DataConfig(hue=0.1, channels=1)
+
+
+def test_strides_and_mixtures_come_through_yaml():
+    text = "{stride: [1, 2], mixture: [{name: SHAPES, weight: 2}, {name: SKY, path: x}]}"
+    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.create(text)))
+    assert cfg.strides == (1, 2) and cfg.labels == ["SHAPES", "SKY"] and cfg.part(1).path == "x"
+    with pytest.raises(ValueError, match=r"data.stride=\[1, 2\]"):
+        _ = cfg.one_stride
 
 
 def test_resolution_is_a_number_or_a_pair_also_from_yaml():
@@ -215,79 +288,6 @@ def test_open_source_passes_split_fold_and_options(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDEO_DATA", str(tmp_path / "elsewhere"))
     with pytest.raises(ValueError, match="elsewhere"):
         open_source(DataConfig(name="VIDEOS"))
-
-
-CRASH = """
-from tools.clips import Clips, loader
-from tools.sources import SOURCES
-source = SOURCES.bind({"name": "SHAPES", "size": 16, "length": 8, "count": 4})("")
-steps = loader(Clips(source, frames=4, size=(16, 16), seed=0), batch_size=2, start_step=0, stop_step=99, workers=1)
-next(steps)
-raise RuntimeError("crash")
-"""
-
-
-def test_a_crash_does_not_wait_for_the_workers():
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", CRASH], cwd=root, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1 and done.stderr.endswith("RuntimeError: crash\n"), done.stderr
-
-
-# --- windows -------------------------------------------------------------------------------------------------
-
-def test_fixed_starts_take_every_video_that_fits():
-    source = Counted([10, 5, 20])
-    assert windows(source, 8, starts=[0, 2, 8]) == [(0, 0), (0, 2), (2, 0), (2, 2), (2, 8)]
-    assert "1 of 3 videos are left out, shorter than 8 frames: video1 (5)" in source.notes[0]
-
-
-def test_drawn_windows_are_in_bounds_and_take_each_video_before_any_twice():
-    source = Counted([10, 5, 20, 9])
-    chosen = windows(source, 8, count=6, seed=1)
-    assert len(chosen) == 6 and {v for v, _ in chosen[:3]} == {v for v, _ in chosen[3:]} == {0, 2, 3}
-    assert all(0 <= start <= source.num_frames(video) - 8 for video, start in chosen)
-    assert len(source.notes) == 1 and source.notes[0].count("video1 (5)") == 1
-
-
-def test_drawn_windows_are_a_function_of_the_seed():
-    source = Counted([50] * 9)
-    assert windows(source, 8, count=5, seed=1) == windows(source, 8, count=5, seed=1)
-    assert windows(source, 8, count=9, seed=1)[:5] == windows(source, 8, count=5, seed=1)
-    assert windows(source, 8, count=5, seed=1) != windows(source, 8, count=5, seed=2)
-    assert len(windows(source, 8)) == 9
-
-
-def test_windows_that_fit_nowhere_are_refused():
-    with pytest.raises(ValueError, match="none of the 2 videos has a window of 8 frames"):
-        windows(Counted([3, 4]), 8, count=2)
-    with pytest.raises(ValueError, match=r"at the starts \[90\]"):
-        windows(Counted([30, 40]), 8, starts=[90])
-
-
-def test_damaged_videos_stop_the_choice_unless_skipped():
-    source = Counted([10, 10], broken=[0])
-    with pytest.raises(ValueError, match="damaged"):
-        windows(source, 8)
-    assert [v for v, _ in windows(source, 8, on_error="skip")] == [1]
-    assert "video0 (damaged)" in source.notes[0]
-
-
-def test_windows_damaged_within_are_left_out_only_if_asked():
-    class Torn(Counted):  # its length can be read, its frames cannot
-        def read(self, i, *span):
-            if i == 0:
-                raise ValueError("frame 3 is damaged")
-            return super().read(i, *span)
-
-    source, chosen = Torn([10, 10]), [(0, 0), (1, 2), (0, 1)]
-    with pytest.raises(ValueError, match="frame 3 is damaged"):
-        list(read_windows(source, chosen, 4))
-    (video, start, pixels), = read_windows(source, chosen, 4, stride=2, on_error="skip")
-    assert (video, start) == (1, 2) and np.array_equal(pixels, source.read(1, 2, 9, 2))
-    assert [note.split(" on:")[0] for note in source.notes] == ["left out is video0 from frame 0",
-                                                                 "left out is video0 from frame 1"]
-    with pytest.raises(ValueError, match=r"left none of the 1 windows.*frame 3"):
-        list(read_windows(source, chosen[:1], 4, on_error="skip"))
 
 
 def test_shapes_through_the_whole_path():

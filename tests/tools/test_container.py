@@ -11,7 +11,7 @@ from media import encode, flat, moving
 from PIL import Image
 
 from tools import container
-from tools.container import CONTAINERS, file_index, read_container
+from tools.container import CONTAINERS, file_index, forget_indexes, read_container
 from tools.video import num_frames, read_video
 from tools.writers import write_gif, write_mp4
 
@@ -125,20 +125,71 @@ def test_dropped_pictures_are_not_counted(tmp_path):
     assert np.array_equal(read_video(tmp_path / "dropped.avi", 9, 20), pixels(full[9:20]))
 
 
-def test_only_what_is_needed_is_decoded(tmp_path, monkeypatch):
-    path = encode(tmp_path / "long.mp4", np.concatenate([moving()] * 3), "libx264", x264_params="open-gop=0")
-    assert num_frames(path) == 120
-    decoded = []
-    real = container._decode
+@pytest.fixture
+def decoded(monkeypatch):
+    """The pictures that come out of decoders."""
+    pictures, real = [], container._decode
 
     def counting(*args):
         for frame in real(*args):
-            decoded.append(frame.pts)
+            pictures.append(frame.pts)
             yield frame
 
     monkeypatch.setattr(container, "_decode", counting)
+    return pictures
+
+
+def test_only_what_is_needed_is_decoded(tmp_path, decoded):
+    path = encode(tmp_path / "long.mp4", np.concatenate([moving()] * 3), "libx264", x264_params="open-gop=0")
+    assert num_frames(path) == 120 and not decoded
     read_video(path, 100, 104)
     assert len(decoded) <= 8 + 4  # a group of pictures and the window
+    decoded.clear()
+    read_video(path, 0, 3)
+    assert len(decoded) == 3
+
+
+def test_pictures_on_which_no_other_depends_are_passed_over(tmp_path, decoded):
+    # One group, in which every second picture is of no use to any other.
+    path = encode(tmp_path / "video.mp4", moving(40), "libx264", bf=1,
+                  x264_params="keyint=100:scenecut=0:b-adapt=0:bframes=1:b-pyramid=0")
+    full = pixels(decode_all(path))
+    assert np.array_equal(read_video(path, 38, 40), full[38:])
+    assert len(decoded) <= 19 + 2 + 1
+    decoded.clear()
+    assert np.array_equal(read_video(path, 0, 39, 2), full[:39:2])
+    assert len(decoded) <= 20 + 1
+
+
+@pytest.mark.parametrize("suffix, codec", [("webm", "libvpx"), ("mkv", "mpeg2video"), ("flv", "flv")])
+def test_codecs_that_are_counted_by_decoding_are_sought_in_too(tmp_path, decoded, suffix, codec):
+    path = encode(tmp_path / f"video.{suffix}", moving(), codec, bf=0)
+    assert num_frames(path) == len(decoded) == 40
+    full = pixels(decode_all(path))
+    decoded.clear()
+    assert np.array_equal(read_video(path, 33, 35), full[33:35])
+    assert len(decoded) <= 8 + 2
+
+
+def test_the_index_is_kept_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDEO_CACHE", str(tmp_path / "cache"))
+    noise = np.random.default_rng(0).integers(0, 256, (24, 64, 96, 3), dtype=np.uint8)
+    long, counted, small = (encode(tmp_path / name, frames, codec, **options) for name, frames, codec, options in (
+        ("long.mp4", noise, "libx264", {"crf": 10}), ("counted.webm", noise, "libvpx", {"b": "8M", "cpu_used": 8}),
+        ("small.mp4", flat(), "libx264", {})))
+    made = [file_index(path) for path in (long, counted, small)]
+    forget_indexes()  # as a second run begins
+    monkeypatch.setattr(container, "_make_index", lambda path: pytest.fail(f"{path} was read once more"))
+    for path, index in zip((long, counted), made):
+        again = file_index(path)
+        assert again.count == index.count == 24 and again.whole is index.whole
+        assert np.array_equal(again.times, index.times) and np.array_equal(again.keys, index.keys)
+        assert again.times.dtype == index.times.dtype == np.int64
+    with pytest.raises(pytest.fail.Exception):  # not worth a file of its own
+        file_index(small)
+    encode(long, noise[:20], "libx264", crf=10)
+    monkeypatch.undo()
+    assert num_frames(long) == 20
 
 
 def test_a_seek_that_ends_elsewhere_is_found_out(tmp_path, monkeypatch):
@@ -279,57 +330,3 @@ def test_a_change_of_size_inside_a_file_is_told(tmp_path):
             file.mux(packet)
     assert read_container(path, range(2)).shape == (2, 16, 24, 3)
     assert "frame 2 is (16, 32), the others (16, 24)" in error_of(path)
-
-
-# --- real files ----------------------------------------------------------------------------------------------
-
-def files(folder, *patterns):
-    return sorted(f for pattern in patterns for f in folder.glob(pattern))
-
-
-def test_real_files_are_exact(video_data):
-    paths = files(video_data, "videos/*", "ucf101/UCF-101/*/*.avi", "metaworld/test/h*", "damaged/decord_v*",
-                  "damaged/decord_u*", "damaged/*.gif", "damaged/moviepy_b*")
-    assert len(paths) >= 15
-    rng = np.random.default_rng(0)
-    for path in paths:
-        full = decode_all(path)
-        n = len(full)
-        assert num_frames(path) == n, path
-        for start in {0, max(0, n - 4), *rng.integers(0, n, 3).tolist()}:
-            got = read_video(path, start, min(n, start + 4))
-            assert np.array_equal(got, pixels(full[start:start + 4])), (path, start)
-
-
-def test_rotation_by_metadata_is_applied(video_data):
-    upright, turned = (read_video(video_data / f"damaged/decord_video_{a}.mov", 0, 1)[0] for a in ("0", "90"))
-    assert upright.shape == (320, 568, 3) and turned.shape == (568, 320, 3)
-
-
-def test_the_best_of_several_streams_is_read(video_data):
-    assert read_video(video_data / "videos/torchcodec_nasa_13013.mp4", 0, 1).shape[1:3] == (270, 480)
-
-
-@pytest.mark.parametrize("name", ["decord_corrupted.mp4", "moviepy_empty_result.webm"])
-def test_damaged_files_give_one_line(video_data, name):
-    with pytest.raises(ValueError, match=f"{name}: damaged.*data.on_error=skip") as error:
-        read_video(video_data / "damaged" / name)
-    assert "\n" not in str(error.value)
-
-
-def test_the_sound_part_of_a_damaged_file_is_exact(video_data):
-    path = video_data / "damaged/decord_corrupted.mp4"
-    with av.open(str(path)) as file:
-        frames = file.decode(video=0)
-        first = np.stack([next(frames).to_ndarray(format="rgb24") for _ in range(8)])
-    assert np.array_equal(read_video(path, 0, 8), first)
-
-
-@pytest.mark.parametrize("at", [0.3, 0.6])
-def test_broken_bytes_do_not_pass_as_a_video(tmp_path, video_data, at):
-    data = bytearray((video_data / "ucf101/UCF-101/Biking/v_Biking_g05_c02.avi").read_bytes())
-    where = int(at * len(data))
-    data[where:where + 4096] = bytes(4096)
-    (tmp_path / "broken.avi").write_bytes(data)
-    with pytest.raises(ValueError, match="damaged"):
-        read_video(tmp_path / "broken.avi")

@@ -87,8 +87,7 @@ def test_two_processes_equal_one(pair, tmp_path):
     run(tmp_path / "one")
     torch.testing.assert_close(weights(pair / "whole"), weights(tmp_path / "one"), rtol=1e-5, atol=1e-5)
     one, two = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path / "one", pair / "whole"))
-    timing = {"train/steps_per_second", "train/waiting"}
-    one, two = ({(r["step"], r["name"]): r["value"] for r in lines if r["name"] not in timing}
+    one, two = ({(r["step"], r["name"]): r["value"] for r in lines if r["name"] not in toy.TIMING}
                 for lines in (one, two))
     assert two == pytest.approx(one, rel=1e-4)
 

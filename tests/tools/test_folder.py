@@ -1,10 +1,11 @@
-"""Folders with sides: any folder of videos, and SkyTimelapse in every layout in which it is found."""
+"""Folders with sides: any folder of videos, and SkyTimelapse, CLEVRER and Kinetics in every layout in which they are found."""
 
 import shutil
 
 import numpy as np
 import pytest
 from media import encode, flat, names, put, put_frames, still
+from shards import put_shard
 
 from tools.sources import SOURCES
 from tools.writers import write_gif, write_mp4
@@ -157,3 +158,74 @@ def test_a_sky_without_its_test_side_names_the_way_out(tmp_path):
     put_frames(tmp_path / "train/a")
     with pytest.raises(ValueError, match=r"its test side is empty .found train/.; use data.split=all"):
         sky(tmp_path, split="test")
+
+
+# --- CLEVRER -------------------------------------------------------------------------------------------------
+
+def clevrer(path, **options):
+    return SOURCES.bind({"name": "CLEVRER", **options})(path)
+
+
+def put_clevrer(root, layout):
+    """Four videos: one of each official side, and another of train."""
+    for number, side in ((0, "train"), (9999, "train"), (10000, "validation"), (15000, "test")):
+        name = f"video_{number:05d}"
+        short = {"validation": "val"}.get(side, side)
+        if layout == "frames":
+            put_frames(root / short / name)
+        else:
+            folder = {"original": f"video_{side}/video_{number // 1000 * 1000:05d}", "short": short, "flat": ""}[layout]
+            put(root / folder / f"{name}.npy")
+
+
+@pytest.mark.parametrize("layout", ["original", "short", "frames", "flat"])
+def test_clevrer_in_each_layout(tmp_path, layout):
+    put_clevrer(tmp_path / "CLEVRER", layout)
+    for path in (tmp_path, tmp_path / "CLEVRER"):
+        assert names(clevrer(path, split="train")) == ["video_00000", "video_09999"]
+        assert names(clevrer(path, split="test")) == ["video_15000"] and len(clevrer(path)) == 4
+
+
+def test_clevrers_validation_side_stands_in_for_an_absent_test_side(tmp_path):
+    put_clevrer(tmp_path, "short")
+    shutil.rmtree(tmp_path / "test")
+    assert names(clevrer(tmp_path, split="test")) == ["video_10000"]
+
+
+def test_clevrer_does_not_take_another_dataset(tmp_path):
+    put(tmp_path / "train/a.npy")
+    with pytest.raises(ValueError, match=r"holds no video of this set .found train/.*wanted CLEVRER/"):
+        clevrer(tmp_path)
+
+
+# --- Kinetics ------------------------------------------------------------------------------------------------
+
+def kinetics(path, **options):
+    return SOURCES.bind({"name": "KINETICS", **options})(path)
+
+
+@pytest.mark.parametrize("folder", ["kinetics600", "Kinetics-400", "k700"])
+def test_kinetics_keeps_its_classes(tmp_path, folder):
+    root = tmp_path / folder
+    for path in ("train/archery/a", "train/zumba/b", "val/zumba/c", "val/abseiling/d"):
+        put(root / f"{path}.npy")
+    for path in (tmp_path, root):
+        train, test, all_ = (kinetics(path, split=split) for split in ("train", "test", "all"))
+        assert train.classes == test.classes == all_.classes == ("abseiling", "archery", "zumba")
+        assert [(train.name(i), train.label(i)) for i in range(2)] == [("a", 1), ("b", 2)]
+        assert [(test.name(i), test.label(i)) for i in range(2)] == [("d", 0), ("c", 2)]
+        assert {all_.name(i): all_.label(i) for i in range(4)} == {"a": 1, "b": 2, "c": 2, "d": 0}
+
+
+def test_kinetics_without_class_folders_has_no_labels(tmp_path):
+    put(tmp_path / "train/a.npy")
+    source = kinetics(tmp_path, split="train")
+    assert source.label(0) is None and source.classes == ()
+    with pytest.raises(ValueError, match="its test side is empty"):
+        kinetics(tmp_path, split="test")
+
+
+def test_kinetics_of_mcvds_shards(tmp_path):
+    put_shard(tmp_path / "Kinetics600_h5/train/shard_0001.hdf5", [still()] * 2, target=[5, -1])
+    source = kinetics(tmp_path, split="train")
+    assert [source.label(i) for i in range(2)] == [5, None]

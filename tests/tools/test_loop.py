@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import toy
@@ -12,11 +13,12 @@ import toy
 from tools import checkpoint
 from tools.log import Run, read_metrics
 from tools.loop import LoopConfig, Stop, train
+from tools.optim import learning_rate
+from tools.writers import write_png
 
 STEPS = 23
 CFG = LoopConfig(steps=STEPS, batch_size=toy.BATCH, save_every=4, log_every=3, validate_every=5,
                  sample_every=10)
-TIMING = {"train/steps_per_second", "train/waiting"}
 
 
 class Killed(BaseException):
@@ -39,7 +41,7 @@ def outcome(folder):
     flat = {}
     for where in ("net", "optimizer", "ema"):
         flat |= {f"{where}.{k}": v for k, v in flatten(last["stage"][where])}
-    metrics = [r for r in read_metrics(folder / "metrics.jsonl") if r["name"] not in TIMING]
+    metrics = [r for r in read_metrics(folder / "metrics.jsonl") if r["name"] not in toy.TIMING]
     best = checkpoint.load(folder / "model_best.pth")
     return {"step": last["step"], "best": last["best"], "best_step": best["step"], "metrics": metrics,
             "best_hash": checkpoint.state_hash(best["state"]), "hash": checkpoint.state_hash(flat),
@@ -321,3 +323,31 @@ def test_plot_and_log(tmp_path, capsys):
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ValueError, match=f"loop.{next(iter(wrong))}"):
         LoopConfig(**wrong)
+
+
+# --- what is recorded ----------------------------------------------------------------------------------------
+
+def test_rate_throughput_and_memory_are_recorded(tmp_path):
+    stage = run(tmp_path / "run", toy.ToyStage(6), LoopConfig(steps=6, batch_size=toy.BATCH, log_every=3, validate_every=0))
+    values = {}
+    for record in read_metrics(tmp_path / "run/metrics.jsonl"):
+        values.setdefault(record["name"], []).append(record["value"])
+    rates = [learning_rate(step, stage.cfg, 6) for step in range(6)]
+    assert values["train/learning_rate"] == pytest.approx([sum(rates[:3]) / 3, sum(rates[3:]) / 3])
+    assert values["train/clips_per_second"] == pytest.approx([toy.BATCH * x for x in values["train/steps_per_second"]])
+    assert all(10 < mb < 100_000 for mb in values["train/peak_mb"])
+
+
+def test_what_a_stage_makes_and_tells_is_on_the_board(tmp_path):
+    class Telling(toy.ToyStage):
+        def sample(self, step, folder):
+            write_png(folder / f"step-{step:08d}.png", np.zeros((8, 8, 3), np.uint8))
+
+        def histograms(self, step):
+            return {"latents": torch.arange(10.0) + step}
+
+    run(tmp_path / "run", Telling(6), LoopConfig(steps=6, batch_size=toy.BATCH, log_every=6, validate_every=3, sample_every=2))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    board = EventAccumulator(str(tmp_path / "run"), {"histograms": 0, "images": 0}).Reload()  # 0 keeps all
+    assert [event.step for event in board.Images("samples/picture")] == [2, 4, 6]
+    assert [(event.step, event.histogram_value.min) for event in board.Histograms("latents")] == [(3, 3.0), (6, 6.0)]

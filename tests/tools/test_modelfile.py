@@ -6,7 +6,7 @@ from torch import nn
 
 from tools import checkpoint
 from tools.ema import Ema, EmaConfig
-from tools.modelfile import WEIGHTS, locate, read_model, write_models
+from tools.modelfile import WEIGHTS, locate, read_model, to_safetensors, write_models
 
 
 @pytest.fixture
@@ -66,6 +66,31 @@ def test_a_list_of_states_comes_by_its_places(tmp_path):
     file = read_model(tmp_path / "states.pt")
     assert file.kind == "foreign" and list(file.state) == ["0", "1", "2"]
     assert torch.equal(file.state["0"]["weight"], torch.ones(2)) and file.state["2"] == 7
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_safetensors_stand_for_the_same_model(run, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "model.safetensors"
+    assert to_safetensors(run[0], out, weights) == out
+    wanted, got = read_model(run[0], weights), read_model(out)
+    assert got[1:3] + got[4:6] == wanted[1:3] + wanted[4:6]  # kind, config; step, weights
+    torch.testing.assert_close([got.state, got.extra], [dict(wanted.state), wanted.extra], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_released_state_becomes_bare_safetensors(tmp_path, nested):
+    state = {"weight": torch.ones(2)}
+    torch.save({"state_dict": state} if nested else state, tmp_path / "foreign.pth")
+    file = read_model(to_safetensors(tmp_path / "foreign.pth", tmp_path / "foreign.safetensors"))
+    assert file.kind == "foreign" and torch.equal(file.state["weight"], torch.ones(2))
+
+
+def test_what_safetensors_cannot_be_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match=r"end in \.safetensors, got .*model\.pth"):
+        to_safetensors(run[0], tmp_path / "model.pth")
+    torch.save({"weight": torch.ones(2), "lr": 0.1}, tmp_path / "foreign.pth")
+    with pytest.raises(ValueError, match=r"lr \(float\)"):
+        to_safetensors(tmp_path / "foreign.pth", tmp_path / "foreign.safetensors")
 
 
 def test_what_is_no_model_is_refused(run, tmp_path):

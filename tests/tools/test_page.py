@@ -1,37 +1,12 @@
 import base64
-import html.parser
 import re
 
 import numpy as np
 import pytest
+from outline import Outline
 
 from tools.page import Section, write_page
 from tools.video import write_gif, write_mp4, write_png
-
-
-class Outline(html.parser.HTMLParser):
-    """Tags, attributes and text of a page; refuses tags that do not nest."""
-    VOID = frozenset({"meta", "img"})
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.open, self.words = [], [], []
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def all(self, name):
-        return [attributes for tag, attributes in self.tags if tag == name]
 
 
 @pytest.fixture
@@ -70,6 +45,14 @@ def test_small_media_grow_by_a_whole_factor(tmp_path, frames):
 def test_needs_nothing_from_elsewhere(tmp_path):
     page = written(tmp_path, Section("One", "text", [{"a": 1}]))
     assert not re.search(r"https?:|//|<script|<link|@import|url\(", page)
+
+
+def test_more_html_style_and_script_come_as_they_are(tmp_path):
+    sections = [Section("One", body="<i>x & y</i>")]
+    write_page(tmp_path / "a.html", "t", sections, style="i { color: red }", script="let a = 1 < 2")
+    page = (tmp_path / "a.html").read_text()
+    assert "<i>x & y</i>\n</section>" in page and "i { color: red }</style>" in page
+    assert "<script>let a = 1 < 2</script>\n</body>" in page
 
 
 def test_table_has_all_columns_and_aligns_numbers(tmp_path):

@@ -1,7 +1,7 @@
 import imageio.v3 as imageio
 
 from tools.log import Run
-from tools.plot import curves, plot
+from tools.plot import curves, plot, spans_decades
 
 
 def record(folder):
@@ -29,3 +29,8 @@ def test_plot_writes_a_picture(tmp_path):
 def test_nothing_to_plot(tmp_path):
     plot(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_scale_is_for_positive_values_far_apart():
+    assert spans_decades([0.01, 1]) and not spans_decades([0.1, 1])
+    assert not spans_decades([0, 1]) and not spans_decades([-100, 1])

@@ -8,7 +8,7 @@ from media import encode, flat, names, put, put_frames, save, still
 
 from tools import tree
 from tools.sources import SOURCES
-from tools.tree import FileSource, child, describe, find_videos, is_called, natural
+from tools.tree import HDF5, FileSource, check_range, child, describe, find_videos, is_called, locate, natural, of_split
 from tools.writers import write_gif, write_mp4
 
 
@@ -60,6 +60,12 @@ def test_a_single_file_is_found_if_it_is_of_a_known_kind(tmp_path):
     assert find_videos(str(tmp_path / "c.txt")) == find_videos(tmp_path / "nothing") == []
 
 
+def test_further_kinds_are_found_where_asked_for(tmp_path):
+    touch(tmp_path, "a.h5", "b.HDF5", "c.mp4", "d/frame0.png", "d/e.h5")
+    assert found(tmp_path) == ["c.mp4", "d"] and found(tmp_path, also=HDF5) == ["a.h5", "b.HDF5", "c.mp4", "d/e.h5"]
+    assert find_videos(tmp_path / "a.h5", also=HDF5) == [tmp_path / "a.h5"] and find_videos(tmp_path / "a.h5") == []
+
+
 def test_links_in_a_circle_end(tmp_path):
     put(tmp_path / "a/x.npy")
     (tmp_path / "a/back").symlink_to(tmp_path, target_is_directory=True)
@@ -92,14 +98,22 @@ def test_a_folder_is_described_by_its_first_entries(tmp_path):
 
 
 def test_folders_are_known_by_name_whatever_its_spelling(tmp_path):
-    for name in ("UCF-101", "data/ucf_101", "ucf1010"):
+    for name in ("UCF-101", "data/ucf_101", "ucf1010", "h5/KTH64_h5", "h5/KTH_hdf5"):
         (tmp_path / name).mkdir(parents=True)
-    touch(tmp_path, "files/ucf101")
+    touch(tmp_path, "files/ucf101", "h5/UCF101_64.hdf5", "h5/ucf101.mp4")
     assert is_called(tmp_path / "UCF-101", {"ucf101"}) and is_called(tmp_path / "data/ucf_101", {"sky", "ucf101"})
-    for path in ("ucf1010", "files/ucf101", "nowhere/ucf101"):  # another name, a file, nothing
+    for name, known in (("KTH64_h5", {"kth"}), ("KTH_hdf5", {"kth"}), ("UCF101_64.hdf5", {"ucf101"})):
+        assert is_called(tmp_path / "h5" / name, known)
+    for path in ("ucf1010", "files/ucf101", "nowhere/ucf101", "h5/ucf101.mp4"):  # another name, a file, nothing
         assert not is_called(tmp_path / path, {"ucf101"})
     assert child(tmp_path, {"ucf101"}) == tmp_path / "UCF-101" and child(tmp_path / "data", {"ucf101"}).name == "ucf_101"
     assert child(tmp_path / "files", {"ucf101"}) is None and child(tmp_path / "nowhere", {"ucf101"}) is None
+
+
+def test_the_innermost_folder_of_a_name_is_located(tmp_path):
+    touch(tmp_path, "zoo/Zoo/deeper/x", "animals/x")
+    assert locate(tmp_path, {"zoo"}) == locate(tmp_path / "zoo", {"zoo"}) == tmp_path / "zoo/Zoo"
+    assert locate(tmp_path, {"bank"}) == tmp_path
 
 
 # --- names ---------------------------------------------------------------------------------------------------
@@ -174,13 +188,19 @@ def test_small_sets_are_decoded_once_and_read_the_same(tmp_path, monkeypatch):
 
 
 def test_each_video_has_an_equal_share_of_the_memory(tmp_path, monkeypatch):
-    put(tmp_path / "long.npy", length=6)
-    put(tmp_path / "short.npy", length=5)
+    for name, length in (("long", 6), ("short", 5)):
+        put_frames(tmp_path / name, still(length=length))
     source = FileSource(find_videos(tmp_path), tmp_path)
     monkeypatch.setattr(tree, "_MEMORY", 2 * still(length=5).nbytes)
     for i in range(2):
         source.read(i, 0, 1)
     assert list(source._kept) == [1]
+
+
+def test_what_is_mapped_already_is_not_kept(tmp_path):
+    put(tmp_path / "a.npy")
+    source = FileSource(find_videos(tmp_path), tmp_path)
+    assert (source.read(0) == source.read(0)).all() and source._kept == {}
 
 
 def test_damaged_and_empty_files_are_told_one_by_one(tmp_path):
@@ -212,3 +232,32 @@ def test_a_frame_that_is_damaged_further_on_leaves_the_others_readable(tmp_path)
         assert np.array_equal(source.read(0, 0, 4), frames[:4]) and np.array_equal(source.read(0, 5), frames[5:])
     with pytest.raises(ValueError, match=r"frame4.png: damaged image"):
         source.read(0, 3, 5)
+
+
+# --- helpers of other sources --------------------------------------------------------------------------------
+
+def test_a_range_beyond_the_video_is_refused():
+    assert check_range("a", 9, 2, None, 3) == range(2, 9, 3)
+    for window in ((-1, 2, 1), (0, 10, 1), (9, 9, 1), (0, 3, 0)):
+        with pytest.raises(ValueError, match=r"a: has 9 frames, got start="):
+            check_range("a", 9, *window)
+
+
+def test_a_side_is_what_its_names_tell(tmp_path):
+    def side(n):
+        return {0: "train", 1: "test"}.get(n)
+
+    assert of_split([0, 1, 2, 0], "train", side, tmp_path) == [0, 0] and of_split([0, 1, 2], "all", side, tmp_path) == [0, 1, 2]
+    with pytest.raises(ValueError, match=rf"{tmp_path}: none of its 2 videos is on the test side; use data.split=all"):
+        of_split([0, 2], "test", side, tmp_path)
+
+
+def test_labels_are_numbers_of_the_classes(tmp_path):
+    for name in ("a", "b", "c"):
+        put(tmp_path / f"{name}.npy")
+    paths = find_videos(tmp_path)
+    assert [FileSource(paths, tmp_path).label(i) for i in range(3)] == [None] * 3
+    source = FileSource(paths, tmp_path, labels=["run2", "run10", "run2"])
+    assert source.classes == ("run2", "run10") and [source.label(i) for i in range(3)] == [0, 1, 0]
+    source = FileSource(paths, tmp_path, labels=["run", "walk", "fly"], classes=["walk", "run"])
+    assert [source.label(i) for i in range(3)] == [1, 0, None]

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from media import encode, flat, names, put, put_frames
+from shards import put_shard
 
 from tools.sources import SOURCES
 
@@ -149,3 +150,47 @@ def test_ucf_damaged_video_is_one_line(original):
         with pytest.raises(ValueError, match=rf"v_Biking_g09_c01.avi: damaged or not a video .*{len(content)} bytes") as error:
             ucf101(original, split="test").read(0)
         assert "\n" not in str(error.value)
+
+
+# --- classes, and MCVD's file --------------------------------------------------------------------------------
+
+def test_classes_have_the_numbers_of_the_official_list(original):
+    (original.parent / "ucfTrainTestlist/classInd.txt").write_text("1 Archery\n2 Bowling\n3 Biking\n")
+    (original / "Archery/v_Archery_g08_c01.avi").rename(original / "Archery/v_ArCHery_g08_c01.avi")
+    source = ucf101(original)
+    assert source.classes == ("Archery", "Bowling", "Biking") and [source.label(i) for i in range(3)] == [0, 0, 2]
+    assert [ucf101(original, split="test").label(0)] == [2]
+
+
+def test_classes_without_the_list_are_in_natural_order(ucf):
+    shutil.rmtree(ucf / "ucfTrainTestlist")
+    for split in ("train", "all"):
+        source = ucf101(ucf, split=split)
+        assert source.classes == ("Archery", "Biking") and [source.label(i) for i in range(3)] == [0, 0, 1]
+
+
+def test_one_side_knows_the_classes_of_the_other(ucf):
+    assert ucf101(ucf, split="train").classes == ucf101(ucf, split="test").classes == ("Archery", "Biking")
+
+
+@pytest.mark.parametrize("given", ["", "UCF101_64.hdf5"])
+def test_mcvds_file_holds_the_training_videos_first(tmp_path, given):
+    videos = [flat(seed, t=3) for seed in range(5)]
+    put_shard(tmp_path / "UCF101_64.hdf5", videos, target=[4, 1, 0, 4, 2], scalars={"num_train": 3, "num_test": 2})
+    train, test = (ucf101(tmp_path / given, split=split) for split in ("train", "test"))
+    assert [train.label(i) for i in range(len(train))] == [4, 1, 0] and [test.label(i) for i in range(len(test))] == [4, 2]
+    assert np.array_equal(test.read(1), videos[4]) and "data.fold is not read" in test.notes[0]
+    assert len(ucf101(tmp_path / given)) == 5 and train.notes != []
+
+
+def test_mcvds_file_without_the_number_of_training_videos_has_no_sides(tmp_path):
+    put_shard(tmp_path / "UCF101_h5/shard_0001.hdf5", [flat()], target=[0])
+    assert len(ucf101(tmp_path)) == 1
+    with pytest.raises(ValueError, match=r"does not tell num_train.*use data.split=all"):
+        ucf101(tmp_path, split="train")
+
+
+def test_real_ucf_has_labels(video_data):
+    source = ucf101(video_data)
+    assert len(source.classes) == 101
+    assert [source.classes[source.label(i)] for i in range(4)] == [source.paths[i].parent.name for i in range(4)]

@@ -39,12 +39,11 @@ def test_resize_has_the_size_asked_for_and_agrees_with_pil(size):
     frames = moving(2, size=(48, 64))
     out = resize_crop(frames, size)
     assert out.shape == (2, *size, 3) and out.dtype == np.uint8 and out.flags.c_contiguous
-    scale = max(size[0] / 48, size[1] / 64)
-    full = max(size[0], round(48 * scale)), max(size[1], round(64 * scale))
-    image = np.asarray(Image.fromarray(frames[1]).resize(full[::-1], Image.Resampling.BILINEAR))
-    top, left = (full[0] - size[0]) // 2, (full[1] - size[1]) // 2
-    wanted = image[top:top + size[0], left:left + size[1]]
-    assert np.abs(out[1].astype(int) - wanted).max() <= 1
+    scale = min(48 / size[0], 64 / size[1])
+    tall, wide = round(size[0] * scale), round(size[1] * scale)
+    left, top = (64 - wide) // 2, (48 - tall) // 2
+    image = Image.fromarray(frames[1]).crop((left, top, left + wide, top + tall))
+    assert np.abs(out[1].astype(int) - image.resize(size[::-1], Image.Resampling.BILINEAR)).max() <= 1
 
 
 def test_crop_keeps_the_centre_and_stretch_keeps_everything():
@@ -54,6 +53,15 @@ def test_crop_keeps_the_centre_and_stretch_keeps_everything():
     assert resize_crop(frames, (10, 15), mode="stretch")[0, 5, 0, 0] == 0
     with pytest.raises(ValueError, match="stretch"):
         resize_crop(frames, (5, 5), mode="bend")
+
+
+def test_the_aspect_and_the_centre_are_kept():
+    y, x = np.indices((60, 90)) + 0.5
+    frames = np.uint8(np.stack([x, y, 0 * x], -1))[None]  # every pixel says where it is
+    for size in ((30, 30), (80, 20), (20, 80), (90, 90)):
+        ends = resize_crop(frames, size).astype(float)[0, [0, -1]][:, [0, -1], :2]  # corners
+        spread = (ends[1, 1] - ends[0, 0]) / (np.array(size[::-1]) - 1)  # source pixels for one of the result
+        assert abs(spread[0] - spread[1]) < 0.1 and np.abs(ends.mean((0, 1)) - (45, 30)).max() <= 1
 
 
 def test_shrinking_is_antialiased():

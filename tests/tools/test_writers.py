@@ -7,7 +7,7 @@ from media import flat, moving, still
 from PIL import Image
 
 from tools.video import read_video
-from tools.writers import Mp4Writer, grid_frames, strip, write_gif, write_mp4, write_png
+from tools.writers import Mp4Writer, grid_frames, strip, write_gif, write_mp4, write_npz, write_png
 
 WHITE, RED = (255, 255, 255), (220, 40, 40)
 
@@ -195,3 +195,18 @@ def test_the_border_of_a_known_frame_is_closed_and_of_no_other():
 def test_known_frames_are_counted_before_thinning():
     image = strip([still(length=6)], every=2, known=[False, True, True, True, False, True], pad=1)
     assert [tuple(image[0, 9 * column + 4]) for column in range(3)] == [WHITE, RED, WHITE]
+
+
+# --- arrays --------------------------------------------------------------------------------------------------
+
+def test_an_npz_is_what_numpy_reads(tmp_path):
+    videos = [noise(3, 4, 6, 3, seed=i) for i in range(4)]
+    views = (video[:, ::-1] for video in videos)  # not in order in memory
+    write_npz(tmp_path / "new" / "a.npz", views, 4)
+    with np.load(tmp_path / "new" / "a.npz") as file:
+        assert file.files == ["arr_0"] and np.array_equal(file["arr_0"], np.stack(videos)[:, :, ::-1])
+
+
+def test_an_npz_refuses_videos_of_another_shape(tmp_path):
+    with pytest.raises(ValueError, match=r"video 2 of 2 is \(2, 8, 8, 3\)"):
+        write_npz(tmp_path / "a.npz", [still(length=3), still(length=2)], 2)

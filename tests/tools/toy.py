@@ -10,6 +10,7 @@ from tools.ema import Ema, EmaConfig
 from tools.optim import OptimConfig, apply_update, make_optimizer
 
 BATCH = 8
+TIMING = {"train/steps_per_second", "train/clips_per_second", "train/waiting", "train/peak_mb"}  # never the same twice
 
 
 def batches(start, stop, *, seed=0, micro=2):
