@@ -210,6 +210,45 @@ def demo(args: argparse.Namespace) -> None:
     run_demo(first, second, folder)
 
 
+CARLA = {  # what each of its uses reads
+    "trains": "id seed resume init_from data data_path resolution workers batch_size steps",
+    "maps videos with --model": "model weights input data data_path out batch_size resize",
+    "compares --real with --fake": "real fake out known_frames"}
+
+
+def carla(args: argparse.Namespace) -> None:
+    """Train, or map videos to coordinates, or compare coordinates: told by the flags."""
+    from evals.carla import compare, map_videos
+    from evals.carla_config import CarlaConfig, CompareConfig, MapConfig
+    from evals.carla_train import train_carla
+    use = list(CARLA)[2 if args.real or args.fake else 1 if args.model or args.input or args.out else 0]
+    for name in given(args):
+        if name not in (*CARLA[use].split(), "results"):
+            raise ValueError(f"--exp carla {use} here, which does not read --{name}; leave it out")
+    data = {"data.name": args.data, "data.path": args.data_path}
+    if args.real or args.fake:
+        cfg = load_config(CompareConfig, None, {}, args.overrides)
+        return dry_run(args, cfg) or compare(real=args.real, fake=args.fake, speed=cfg.speed, out=args.out,
+                                             known_frames=args.known_frames)
+    if use != "trains":
+        cfg = load_config(MapConfig, None, data, args.overrides)
+        return dry_run(args, cfg) or map_videos(
+            model=args.model, input=args.input, data=cfg.data if args.data else None, out=args.out, batch_size=args.batch_size,
+            weights=args.weights if "weights" in given(args) else None, resize=args.resize)
+    cfg = load_config(CarlaConfig, None, data | {"data.resolution": args.resolution, "data.workers": args.workers,
+                                                 "loop.batch_size": args.batch_size, "loop.steps": args.steps,
+                                                 "train.seed": said_seed(args)}, args.overrides)
+    if dry_run(args, cfg):
+        return None
+    if dist.world() > 1:
+        raise ValueError(f"--exp carla trains in one process, got {dist.world()}; start it without torchrun")
+    context = {"init_from": tidy(args.init_from), "resume": args.resume}
+    run = open_run(args, cfg, context)
+    train_carla(cfg, run, **context)
+    run.close()
+    return None
+
+
 def dry_run(args: argparse.Namespace, cfg, **more: Any) -> bool:
     """Print the settings if that is all that is asked for."""
     if args.dry_run and dist.is_main():
@@ -267,6 +306,8 @@ COMMANDS: dict[str, Command] = {
                        "scheme frames known window stride schedule input just_visualise out"),
     "evaluate": from_flags("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME",
                            "latent_diffusion.evaluate", "run", SAMPLING + "real fake metrics protocol known_frames"),
+    "carla": command("where on CARLA's map frames were taken: trains on --data CARLA; maps with --model M --input DIR; WD "
+                     "and PO of --real DIR --fake DIR", carla, " ".join(CARLA.values())),
     "demo": command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at", demo, "seed"),
     "download": from_flags("fetch published weights or a dataset: --name NAME (list shows all), --out DIR",
                            "tools.download", "download", "name out"),
@@ -300,7 +341,8 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--seed", "all randomness follows from it (default 42)", int, default=42),
         flag("--results", "where run folders go (default results)", default="results", metavar="DIR"),
         flag("--resume", "continue from a checkpoint file (the same command continues its own run anyway)", metavar="FILE"),
-        flag("--init_from", "start a new run from a model's weights (fine-tuning)", metavar="MODEL"),
+        flag("--init_from", "start a new run from a model's weights (fine-tuning; carla: also imagenet, or a file of "
+                            "torchvision's)", metavar="MODEL"),
     ],
     "data": [
         flag("--data", "dataset: " + ", ".join(SOURCES)),
@@ -314,7 +356,7 @@ FLAGS: dict[str, list[Flag]] = {
     "training": [
         flag("--batch_size", "training: clips an update over all processes (default: of the YAML); sampling, "
                              "reconstruction, encode: videos or clips at once (default 4); evaluation: pairs at once (default "
-                             "8)", int),
+                             "8); carla: frames an update (default 32), or at once (default 8)", int),
         flag("--steps", "training: optimizer updates (default: of the YAML); sampling: steps of the sampler (default 50), or "
                         "400/20 (first clip/others)"),
         switch("--scale_lr", "multiply the learning rate by the batch size"),
@@ -332,8 +374,9 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--dtype", "how latents are kept, float32 or float16 (default float32)", default="float32"),
     ],
     "sampling and evaluation": [
-        flag("--model", "diffusion model: run folder or model file, ours or PVDM's; info: any model", metavar="MODEL"),
-        flag("--weights", "of a run folder: ema, raw or best (default ema)", default="ema"),
+        flag("--model", "diffusion model: run folder or model file, ours or PVDM's; info: any model; carla: a run of "
+                        "it, a folder of FDM's classifier and regressor, or released (what download fetched)", metavar="MODEL"),
+        flag("--weights", "of a run folder: ema, raw or best (default ema; carla: best)", default="ema"),
         flag("--task", "generate, predict, predict_backward, interpolate or infill (default predict, generate where there is "
                        "neither --data nor --input)"),
         flag("--known", "given frames, like 0-3,12 or -4--1, the last four (default: those of the task)", metavar="SPEC"),
@@ -341,7 +384,8 @@ FLAGS: dict[str, list[Flag]] = {
                              "report: shown of a folder (default 4); export: the first ones (default all, of a grid 16)", int),
         flag("--samples_per_video", "samples of each (default 1)", int, default=1),
         flag("--input", "a video, an image or a folder of them, in place of --data; plan: the video that an adaptive scheme "
-                        "looks at; export: videos, what sample wrote, or a model", metavar="PATH"),
+                        "looks at; export: videos, what sample wrote, or a model; carla: videos or what sample wrote",
+             metavar="PATH"),
         switch("--resize", "bring --input to the model's frame size"),
         flag("--scheme", "how a long video is cut into windows (default autoreg); rollout.one_frame=true keeps one frame of "
                          "each clip, rollout.init_prev_t=0.5 starts a clip from the one before, rollout.carry=false encodes "
@@ -379,11 +423,13 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--out", "where the results go (a folder; encode: default latents/ beside --first_model; evaluate: a JSON file; "
                       "plan: a PNG, default plan.png; report: a page, default report.html in the run or --results; export: a "
                       "file, or a folder for several; download: default $VIDEO_WEIGHTS or a cache, of datasets $VIDEO_DATA or "
-                      "/data)", metavar="PATH"),
+                      "/data; carla: a folder for coords/, default --input where it has samples/, or the JSON of a comparison)",
+             metavar="PATH"),
         flag("--name", "what to download: weights such as i3d, lpips-vgg, pvdm-ucf101, or a dataset such as mnist, kth; list "
                        "shows all"),
-        flag("--real", "folder of real videos (export: shown beside the made ones of a grid)", metavar="DIR"),
-        flag("--fake", "folder of made videos", metavar="DIR"),
+        flag("--real", "folder of real videos (export: shown beside the made ones of a grid; carla: of coordinates)",
+             metavar="DIR"),
+        flag("--fake", "folder of made videos (carla: of coordinates)", metavar="DIR"),
         flag("--metrics", "comma-separated (default psnr,psnr_pooled,ssim)", default="psnr,psnr_pooled,ssim"),
         flag("--protocol", "named evaluation protocol (default custom)", default="custom"),
         flag("--known_frames", "exclude or include given frames in paired metrics (default exclude)", default="exclude"),

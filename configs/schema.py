@@ -19,13 +19,14 @@ DEFAULTS = {"first_stage": FOLDER / "autoencoder" / "base.yaml", "ddpm": FOLDER 
 Config = TypeVar("Config")
 
 
-def load_config(schema: type[Config], file: str | Path, flags: Mapping[str, Any] = {},
+def load_config(schema: type[Config], file: str | Path | None, flags: Mapping[str, Any] = {},
                 overrides: Sequence[str] = ()) -> Config:
     """Merge, from weak to strong: defaults, the YAML file, command-line flags, `section.key=value` overrides.
 
     Args:
         schema: the experiment's dataclass.
-        file: YAML; its key `extends` names another file, relative to it, that it builds on.
+        file: YAML, or None where an experiment has none; its key `extends` names another file, relative to it, that it
+            builds on.
         flags: dotted key -> value; None means that the flag was not given.
         overrides: "optim.lr=1e-4" and the like.
 
@@ -33,7 +34,7 @@ def load_config(schema: type[Config], file: str | Path, flags: Mapping[str, Any]
         ValueError: an unknown key (with the nearest valid name), a value of the wrong type, or settings that
             contradict each other.
     """
-    layers = [*_read(Path(file))]
+    layers = [*_read(Path(file))] if file else []
     for key, value in flags.items():
         if value is not None:
             layers.append((OmegaConf.create(_nest(key, value)), "the command line"))
@@ -49,7 +50,7 @@ def load_config(schema: type[Config], file: str | Path, flags: Mapping[str, Any]
     try:
         return OmegaConf.to_object(schema.settle(merged))
     except OmegaConfBaseException as error:
-        raise ValueError(f"{file}: {_first_line(error)}") from None
+        raise ValueError(f"{file or 'the settings'}: {_first_line(error)}") from None
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tools.registry import Registry
 
 METRICS = Registry("metric")
-_CHUNK = 1 << 19  # pixels x channels scored at once: near the cache, and long videos need no more memory
+_CHUNK = 1 << 18  # pixels x channels scored at once: near the cache, and long videos need no more memory
 
 
 SAMPLES = ("mean", "best")  # how several samples of one video count: all alike, or the best alone

@@ -76,7 +76,11 @@ def evaluate(real: str | os.PathLike, fake: str | os.PathLike, *, metrics: Seque
             for metric in running.values():
                 metric.update(*pair, videos=batch.videos)
             bar.update(len(batch.videos))
-    return {"metrics": {name: metric.compute() for name, metric in running.items()},
+    results = {name: metric.compute() for name, metric in running.items()}
+    for name, result in results.items():
+        for words in result.get("warnings", ()):
+            print(f"warning: {name}: {words}", file=sys.stderr)
+    return {"metrics": results,
             "protocol": _protocol(protocol, pairing, true, made, shapes, size, rule, known),
             "n_real": len({r for r, _ in pairing.pairs}), "n_fake": len(pairing.pairs),
             "unpaired": pairing.unpaired}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ class EncodeConfig:
                              "leave them out")
 
 
-def encode(cfg: DiffusionStageConfig, codec: Codec, how: EncodeConfig, *, model: str, out: str | None = None) -> LatentCache:
+def encode(cfg: DiffusionStageConfig, codec: Codec, how: EncodeConfig, *, model: str, out: str | None = None,
+           tell: Callable[[str], None] = print) -> LatentCache:
     """Write the latents that a training with the settings `cfg` needs of a dataset.
 
     Shards that are there are kept, so the same command continues what was interrupted. Of several processes each writes a
@@ -85,6 +87,7 @@ def encode(cfg: DiffusionStageConfig, codec: Codec, how: EncodeConfig, *, model:
         codec: the autoencoder.
         how: which windows, and how they are kept.
         model: the path that it was read from, beside which the cache lies without `out`.
+        tell: is told what was made.
     """
     how.check(cfg)
     codec = codec.to(dist.device())
@@ -109,7 +112,7 @@ def encode(cfg: DiffusionStageConfig, codec: Codec, how: EncodeConfig, *, model:
         dist.barrier()
     cache = LatentCache(folder)
     if dist.is_main():
-        print(cache.describe())
+        tell(cache.describe())
     return cache
 
 

@@ -37,8 +37,9 @@ _SMALLEST_PICTURE = 16  # bytes of an MPEG-4 packet; a "nothing changed" packet 
 
 _WORTH_KEEPING = 1 << 16  # bytes of a file; the index of a smaller one is made again as fast as it is found
 
-# Formats without time stamps: pictures stored out of order get guessed ones, and after a seek others.
-_UNTIMED = {"avi", "mpeg", "mpegvideo", "m4v"}
+# Formats without time stamps of presentation: pictures that are stored out of order get guessed ones.
+_UNTIMED = {"avi", "asf", "mpeg", "mpegvideo", "m4v"}
+_GUESSED_WRONG = {"h264", "hevc"}  # of these nothing but decoding tells the order
 
 _local = threading.local()  # the converter is costly to make and not safe to share
 
@@ -50,7 +51,7 @@ class Index(NamedTuple):
     count: int
     times: np.ndarray  # count int64, the time stamps in order of presentation; empty if not reliable
     keys: np.ndarray   # int64, numbers of the frames at which decoding may begin
-    whole: bool        # every packet is one frame, so that we know when to stop and what to pass over
+    whole: bool        # packets are single frames and bear their true times: we know when to stop, what to pass over
 
 
 class _Irregular(Exception):
@@ -111,6 +112,7 @@ def _make_index(path: str) -> Index:
         with _open(path) as container:
             stream = _video_stream(container, path)
             codec, timed = stream.codec_context.name, container.format.name not in _UNTIMED
+            in_order = not stream.codec_context.has_b_frames
             packets = [p for p in _packets(container, stream) if not p.is_discard]
             if container.format.name == "gif" and not _has_gif_trailer(path):
                 raise _damaged(path, "it is cut short")
@@ -128,7 +130,8 @@ def _make_index(path: str) -> Index:
         return _counted_index(path, timed or all(p.pts == p.dts for p in packets))
     ordered = np.sort(np.array(times, np.int64))
     keys = np.searchsorted(ordered, [p.pts for p in packets if p.is_keyframe])
-    return Index(len(ordered), ordered, np.sort(keys), True)
+    out_of_order = bool((np.diff(times) < 0).any())
+    return Index(len(ordered), ordered, np.sort(keys), codec not in _GUESSED_WRONG or (timed and (in_order or out_of_order)))
 
 
 def _counted_index(path: str, timed: bool) -> Index:

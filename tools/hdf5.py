@@ -101,13 +101,12 @@ class _Shard:
         if not self.by_frame:
             return self.arrays[i].length
         with opened(self.path) as file:
-            return int(file["len"][str(i)][()])
+            return _number(file, f"len/{i}")
 
     def read(self, i: int, wanted: range) -> np.ndarray:  # t h w 3, or with the channels that there are
         with opened(self.path) as file:
             if self.by_frame:
-                video = file[str(i)]
-                return _rgb(self.path, _stack(self.path, i, [video[str(t)][()] for t in wanted]))
+                return _rgb(self.path, _frames(file, str(i), wanted))
             dataset, row, _ = self.arrays[i]
             span = slice(wanted.start, wanted[-1] + 1, wanted.step)
             return _rgb(self.path, file[dataset][span] if row is None else file[dataset][row, span])
@@ -115,7 +114,7 @@ class _Shard:
     def value(self, group: str, i: int) -> int | None:
         """Return the number that a group such as `target` or `person` holds for video i."""
         with opened(self.path) as file:
-            return int(file[group][str(i)][()]) if group in file and self.by_frame else None
+            return _number(file, f"{group}/{i}") if self.by_frame and group in file else None
 
 
 def _arrays(file: h5py.File) -> list[_Array]:
@@ -133,11 +132,25 @@ def _arrays(file: h5py.File) -> list[_Array]:
     return found
 
 
-def _stack(path: Path, i: int, frames: list[np.ndarray]) -> np.ndarray:
-    shapes = {frame.shape for frame in frames}
-    if len(shapes) > 1:
-        raise ValueError(f"{path}: the frames of video {i} have the shapes {sorted(shapes)}; they must have one")
-    return np.stack(frames)
+# h5py's lower level: opening a dataset costs a third, and there is one for each frame.
+
+def _number(file: h5py.File, name: str) -> int:
+    value = np.empty((), np.int64)
+    h5py.h5d.open(file.id, name.encode()).read(h5py.h5s.ALL, h5py.h5s.ALL, value)
+    return int(value)
+
+
+def _frames(file: h5py.File, video: str, wanted: range) -> np.ndarray:  # t h w, or t h w c
+    group, frames = h5py.h5g.open(file.id, video.encode()), None
+    for number, t in enumerate(wanted):
+        stored = h5py.h5d.open(group, str(t).encode())
+        if frames is None:
+            frames = np.empty((len(wanted), *stored.shape), stored.dtype)
+        if stored.shape != frames.shape[1:]:
+            raise ValueError(f"{file.filename}: frame {t} of video {video} is {stored.shape}, others are {frames.shape[1:]}; "
+                             f"they must have one shape")
+        stored.read(h5py.h5s.ALL, h5py.h5s.ALL, frames[number])
+    return frames
 
 
 def _rgb(path: Path, frames: np.ndarray) -> np.ndarray:  # uint8 t h w 3

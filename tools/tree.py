@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from natsort import natsort_keygen, natsorted
 
+from tools.listing_cache import kept, walk
 from tools.video import IMAGES, VIDEOS, num_frames, read_video
 
 SPLITS = ("train", "test", "all")
@@ -29,6 +30,7 @@ def natural(path: Path) -> tuple:
     return tuple(_natural(part) for part in path.parts)
 
 
+@kept
 def find_videos(root: str | os.PathLike, ignore: Iterable[str] = (), also: Iterable[str] = ()) -> list[Path]:
     """List video files and frame folders at or below `root`, in natural order.
 
@@ -44,7 +46,7 @@ def find_videos(root: str | os.PathLike, ignore: Iterable[str] = (), also: Itera
     if root.is_file():
         return [root] if root.suffix.lower() in kinds_of_file | IMAGES else []
     ignore, found, seen = set(ignore), [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in walk(root):
         real = os.path.realpath(folder)
         if real in seen:  # a link back up
             folders.clear()

@@ -7,7 +7,6 @@ from torch import nn
 
 from evals.c3d import FRAMES, load_c3d
 
-
 CHANNELS = {"conv1a": (3, 4), "conv2a": (4, 5), "conv3a": (5, 6), "conv3b": (6, 6), "conv4a": (6, 7), "conv4b": (7, 7),
             "conv5a": (7, 8), "conv5b": (8, 8), "fc6": (8 * 4 * 4, 9), "fc7": (9, 9), "fc8": (9, 101)}
 
@@ -95,10 +94,10 @@ def test_a_torchscript_file_gets_plain_pixels(tmp_path):
 
 
 def test_short_videos_and_other_files_are_refused(c3d, folder, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="at least 16 frames.*got 15"):
+    with pytest.raises(ValueError, match=r"at least 16 frames.*got 15"):
         c3d.probabilities(torch.zeros(1, 15, 8, 8, 3, dtype=torch.uint8))
     np.savez(tmp_path / "x.npz", a=np.zeros(1))
-    with pytest.raises(ValueError, match="mean2.npz beside it"):
+    with pytest.raises(ValueError, match=r"mean2.npz beside it"):
         load_c3d(tmp_path / "x.npz")
     (tmp_path / "mean2.npz").write_bytes((folder / "mean2.npz").read_bytes())
     with pytest.raises(ValueError, match="holds no C3D: missing conv1a"):

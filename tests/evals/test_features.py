@@ -6,7 +6,8 @@ from PIL import Image
 from evals.features import exact, is_torchscript, load_torchscript, one_by_one, resized
 
 
-@pytest.mark.parametrize("shape, target", [((20, 30), (10, 15)), ((30, 20), (15, 10)), ((7, 9), (10, 13)), ((10, 10), (10, 10))])
+@pytest.mark.parametrize("shape, target", [((20, 30), (10, 15)), ((30, 20), (15, 10)), ((7, 9), (10, 13)),
+                                           ((10, 10), (10, 10))])
 def test_crop_is_the_middle_of_a_plain_bilinear_resize(shape, target):
     frames = torch.randint(0, 256, (2, 3, *shape, 3), dtype=torch.uint8)
     whole = torch.nn.functional.interpolate(frames[1, 2].permute(2, 0, 1)[None].float(), target, mode="bilinear")[0]
@@ -30,7 +31,8 @@ def test_enlarging_agrees_with_pillow():
 
 def test_a_cpu_looks_at_one_video_at_a_time():
     frames = torch.arange(3).view(3, 1)
-    assert [len(video) for video in one_by_one(frames)] == [1, 1, 1] and torch.equal(torch.cat(list(one_by_one(frames))), frames)
+    pieces = list(one_by_one(frames))
+    assert [len(piece) for piece in pieces] == [1, 1, 1] and torch.equal(torch.cat(pieces), frames)
 
 
 def test_exact_puts_the_precision_back():

@@ -10,10 +10,9 @@ from evals.fvd import FVD, GROUPS, FrechetVideoDistance, over_seeds
 
 class Corners:
     """Describes a video by the first pixels of its first frame."""
-    settings = {"network": "corners"}
 
     def __init__(self, dim):
-        self.dim = dim
+        self.dim, self.settings = dim, {"network": "corners"}
 
     def features(self, frames):
         return frames[:, 0].flatten(1)[:, :self.dim].float()

@@ -45,7 +45,7 @@ def test_settings_say_which_file_it_was(i3d):
 
 def test_ten_frames_are_enough_and_nine_are_not(i3d):
     assert i3d.features(torch.zeros(1, LEAST_FRAMES, 8, 8, 1, dtype=torch.uint8)).shape == (1, 400)
-    with pytest.raises(ValueError, match="at least 10 frames.*got 9"):
+    with pytest.raises(ValueError, match=r"at least 10 frames.*got 9"):
         i3d.features(torch.zeros(1, 9, 8, 8, 3, dtype=torch.uint8))
 
 
@@ -90,7 +90,7 @@ def test_another_file_is_refused(tmp_path, payload, words):
 
 
 def test_missing_files_are_named(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no such file; give i3d_pretrained_400.pt"):
+    with pytest.raises(ValueError, match=r"no such file; give i3d_pretrained_400.pt"):
         load_i3d(tmp_path / "none.pt")
     monkeypatch.setenv("VIDEO_WEIGHTS", str(tmp_path))
     with pytest.raises(ValueError, match=r"i3d_pretrained_400.pt.*download --name i3d"):

@@ -22,7 +22,8 @@ def tensorflow_name(key):
     if kind not in KINDS:
         return None
     place = {"logits": "Logits/Conv3d_0c_1x1"}.get(part, part) + (f"/{LAYERS[layer]}" if layer else "")
-    return f"RGB/inception_i3d/{place.replace('Mixed_5b/Branch_2/Conv3d_0b_3x3', 'Mixed_5b/Branch_2/Conv3d_0a_3x3')}/{KINDS[kind]}"
+    place = place.replace("Mixed_5b/Branch_2/Conv3d_0b_3x3", "Mixed_5b/Branch_2/Conv3d_0a_3x3")
+    return f"RGB/inception_i3d/{place}/{KINDS[kind]}"
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_an_incomplete_checkpoint_is_refused(variables, tmp_path):
     part = {name: array for name, array in variables.items() if "Logits" not in name}
     with pytest.raises(ValueError, match=r"TensorFlow checkpoint .* missing: logits.conv3d.weight"):
         from_tensorflow(part)
-    with pytest.raises(ValueError, match="two variables are Conv3d_1a_7x7.conv3d.weight"):
+    with pytest.raises(ValueError, match=r"two variables are Conv3d_1a_7x7.conv3d.weight"):
         from_tensorflow({**variables, "old/RGB/inception_i3d/Conv3d_1a_7x7/conv_3d/w": np.zeros((7, 7, 7, 3, 64))})
     (tmp_path / "x.npz").write_text("no archive")
     with pytest.raises(ValueError, match="cannot be read as npz"):

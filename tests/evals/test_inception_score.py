@@ -22,7 +22,8 @@ def test_it_is_the_exponential_of_the_mutual_information():
 
 class Classes:
     """Says without doubt which class it is: the first pixel."""
-    settings = {"network": "first pixel"}
+    def __init__(self):
+        self.settings = {"network": "first pixel"}
 
     def probabilities(self, frames):
         return torch.eye(4, dtype=torch.float64)[frames[:, 0, 0, 0, 0].long()]

@@ -10,7 +10,6 @@ from scipy import stats
 import evals  # noqa: F401  (registers)
 from evals.protocol import METRICS, FrameMetric, ratio_estimate
 
-
 SETS = {"fvd", "fvd_videomae"}  # need two videos at least
 SAMPLES = {"diversity"}        # need several samples of a video
 
@@ -48,7 +47,7 @@ def assert_same(a, b):
         assert a.keys() == b.keys()
         for key in a:
             assert_same(a[key], b[key])
-    elif isinstance(a, list) and all(isinstance(x, (int, float)) for x in a) or isinstance(a, float):
+    elif isinstance(a, float) or (isinstance(a, list) and all(isinstance(x, (int, float)) for x in a)):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
     else:
         assert a == b

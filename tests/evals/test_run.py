@@ -168,6 +168,11 @@ def test_the_command_writes_json_and_shows_progress_on_stderr(truth, tmp_path, c
     assert json.loads(capsys.readouterr().out)["n_real"] == 3  # without --out, stdout is the JSON
 
 
+def test_what_a_metric_warns_of_is_told(truth, tmp_path, capsys, small_nets):
+    result = evaluate(truth, made(tmp_path, lambda name: shifted(flat(int(name)))), metrics=["fvd"])
+    assert result["metrics"]["fvd"]["n"] == 3 and "warning: fvd: 3 true and 3 made videos" in capsys.readouterr().err
+
+
 def test_the_command_needs_both_sides(truth):
     with pytest.raises(ValueError, match="needs --fake"):
         run(real=str(truth), fake=None, metrics="psnr")

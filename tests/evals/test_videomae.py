@@ -77,7 +77,7 @@ def test_positions_start_at_zero_and_turn():
 
 
 def test_other_lengths_and_files_are_refused(net, state, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="videos of 16 frames.*got 12"):
+    with pytest.raises(ValueError, match=r"videos of 16 frames.*got 12"):
         net.features(torch.zeros(1, 12, 8, 8, 3, dtype=torch.uint8))
     torch.save({"a": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="holds no VideoMAE"):

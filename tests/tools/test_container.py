@@ -44,8 +44,15 @@ CODECS = [
     ("mkv", "libx264", "yuv420p", {"x264_params": "open-gop=1"}),
     ("mp4", "libx264", "yuv420p", {"x264_params": "intra-refresh=1:bframes=0"}),
     ("mp4", "libx264", "yuv420p10le", {}),
+    ("avi", "libx264", "yuv420p", {}),
+    ("wmv", "libx264", "yuv420p", {}),
+    ("ts", "libx264", "yuv420p", {}),
+    ("flv", "libx264", "yuv420p", {"x264_params": "bframes=0"}),
     ("avi", "mpeg4", "yuv420p", {}),
+    ("wmv", "msmpeg4", "yuv420p", {}),
     ("mpg", "mpeg2video", "yuv420p", {}),
+    ("mkv", "mpeg2video", "yuv420p", {}),
+    ("avi", "mpeg2video", "yuv420p", {}),
     ("webm", "libvpx", "yuv420p", {"auto_alt_ref": 1, "lag_in_frames": 16, "cpu_used": 8}),
     ("webm", "libvpx-vp9", "yuv420p", {"auto_alt_ref": 1, "lag_in_frames": 16, "cpu_used": 8}),
     ("avi", "mjpeg", "yuvj420p", {}),
@@ -56,7 +63,9 @@ CODECS = [
 def test_any_window_of_any_codec_is_exact(tmp_path, suffix, codec, pix_fmt, options):
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no {codec}")
-    path = encode(tmp_path / f"video.{suffix}", moving(), codec, pix_fmt, **options)
+    clip = moving()
+    halting = np.concatenate([clip[:14], np.repeat(clip[14:15], 6, 0), clip[14:]])  # encoders choose other pictures then
+    path = encode(tmp_path / f"video.{suffix}", halting, codec, pix_fmt, **options)
     full = pixels(decode_all(path))
     assert num_frames(path) == len(full)
     for start in range(len(full)):
@@ -159,6 +168,21 @@ def test_pictures_on_which_no_other_depends_are_passed_over(tmp_path, decoded):
     decoded.clear()
     assert np.array_equal(read_video(path, 0, 39, 2), full[:39:2])
     assert len(decoded) <= 20 + 1
+
+
+def test_the_file_is_read_no_further_than_its_frames_are_needed(tmp_path, monkeypatch):
+    path = encode(tmp_path / "video.mp4", moving(40), "libx264", x264_params="keyint=100:scenecut=0:b-adapt=0:bframes=1")
+    full, fed, real = pixels(decode_all(path)), [], container._packets
+
+    def counting(*args):
+        for packet in real(*args):
+            fed.append(packet.pts)
+            yield packet
+
+    file_index(path)
+    monkeypatch.setattr(container, "_packets", counting)
+    assert np.array_equal(read_video(path, 0, 5), full[:5]) and len(fed) == 5
+    assert file_index(path).whole
 
 
 @pytest.mark.parametrize("suffix, codec", [("webm", "libvpx"), ("mkv", "mpeg2video"), ("flv", "flv")])

@@ -90,8 +90,9 @@ def test_who_reads_while_others_write_sees_all_or_nothing(video, tmp_path):
         if turn % 3 == 0:
             index_cache.store(video, 10, 20, long[turn % 4])
         seen = index_cache.load(video, 10, 20)
-        return seen is None or (len(seen) == 20_000 and len(set(seen.tolist())) == 1)
+        return seen is not None and len(seen) == 20_000 and len(set(seen.tolist())) == 1
 
+    index_cache.store(video, 10, 20, long[0])
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(200)))
     assert len(kept_in(tmp_path)) == 1  # no temporary file is left

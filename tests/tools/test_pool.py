@@ -34,5 +34,5 @@ def test_an_error_is_raised_here_as_it_was_there():
 
 
 def test_a_killed_process_is_one_line():
-    with pytest.raises(ValueError, match="a process was killed.*fewer --workers"):
+    with pytest.raises(ValueError, match=r"a process was killed.*fewer --workers"):
         list(map_shared(kill_yourself, None, range(3), 1))

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import names, put
+import torch
+from media import encode, flat, names, put, put_frames
+from PIL import Image
+from records import example, write_records
 
+from tools.fit import fit
 from tools.packed import find_packed
 from tools.prepare import main, parse_options, parse_size
 from tools.sources import SOURCES
+from tools.writers import write_mp4
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +63,53 @@ def test_check(tmp_path, capsys):
     shard.write_bytes(bytes(len(shard.read_bytes())))
     status, told, errors = run(capsys, "--check", tmp_path / "out")
     assert status == 2 and not told and "shard-00000.bin has changed" in errors
+
+
+FRAMES = flat(t=20, h=64, w=64)
+
+
+def put_kth(root):
+    encode(root / "boxing/person01_boxing_d1_uncomp.avi", FRAMES, "mpeg4", qscale=1)
+    (root / "00sequences.txt").write_text("person01_boxing_d1 frames 1-20")
+
+
+def put_cityscapes(root):
+    for number, image in enumerate(FRAMES):
+        path = root / f"leftImg8bit_sequence/train/aachen/aachen_000000_{number:06d}_leftImg8bit.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def put_carla(root):
+    path = root / "no-traffic/video_0.pt"
+    path.parent.mkdir(parents=True)
+    torch.save(torch.from_numpy(FRAMES), path)
+    (path.parent / "video_train.csv").write_text(",path\n0,video_0.pt\n")
+
+
+def put_bair(root):
+    pictures = {f"{t}/image_aux1/encoded": image.tobytes() for t, image in enumerate(FRAMES)}
+    write_records(root / "train/traj_0_to_0.tfrecords", [example(pictures)])
+
+
+DOWNLOADS = {
+    "UCF101": lambda root: encode(root / "UCF-101/Run/v_Run_g01_c01.avi", FRAMES, "mpeg4", qscale=1),
+    "CLEVRER": lambda root: write_mp4(root / "CLEVRER/video_train/video_00000-01000/video_00000.mp4", FRAMES),
+    "SKY": lambda root: put_frames(root / "SkyTimelapse/train/a", FRAMES),
+    "KTH": put_kth, "CITYSCAPES": put_cityscapes, "CARLA": put_carla, "BAIR": put_bair}
+
+
+@pytest.mark.parametrize("name", DOWNLOADS)
+def test_every_download_is_prepared_and_read_under_its_name(tmp_path, capsys, name):
+    DOWNLOADS[name](tmp_path / "raw")
+    status, _, errors = run(capsys, name, "--src", tmp_path / "raw", "--out", tmp_path / "out", "--size", 64, "--workers", 0)
+    assert status == 0, errors
+    source = SOURCES.bind({"name": name, "split": "train"})(tmp_path / "out")
+    grey = name == "KTH"
+    wanted = fit(FRAMES, (64, 64), 1 if grey else 3).astype(int)
+    assert len(source) == 1 and source.read(0).shape == wanted.shape
+    assert np.abs(source.read(0) - wanted).max() <= (12 if name in ("UCF101", "CLEVRER", "KTH") else 0)
+    assert source.label(0) == (0 if name in ("UCF101", "KTH") else None)
 
 
 @pytest.mark.parametrize("change, why", [
@@ -107,13 +159,13 @@ def test_killed_and_gone_on_equals_not_killed(tmp_path, capsys):
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-m", "tools.prepare", *SHAPES, "--out", str(out), "--workers", "1"],
                                cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while len(list(out.glob("shard-*.json"))) < 3:
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline, "no shard came"
         time.sleep(0.002)
     process.kill()
-    process.communicate(timeout=60)  # the pipe closes when the last of its processes has ended
+    process.communicate(timeout=120)  # the pipe closes when the last of its processes has ended
     made = [out / path.stem for path in out.glob("shard-*.json")]
     before = {path: path.stat().st_mtime_ns for path in made}
     assert process.returncode == -9 and not (out / "manifest.json").exists() and 3 <= len(before) < 120
