@@ -13,6 +13,7 @@ from autoencoder.codec import per_position
 from autoencoder.config import FirstStageConfig
 from autoencoder.losses import pixel_error, take_frames
 from autoencoder.perceptual import PerceptualLoss, load_lpips
+from autoencoder.planes import unpack
 from autoencoder.spectrum import high_frequency_energy
 from autoencoder.statistics import RunningStatistics
 from tools import checkpoint, dist
@@ -144,6 +145,15 @@ class AutoencoderStage:
         rows = [video.numpy() for pair in zip(frames, recon) for video in pair]
         write_png(folder / f"step-{step:08d}.png", strip(rows))
         write_mp4(folder / f"step-{step:08d}.mp4", torch.cat([frames[:1], recon[:1]], dim=3)[0].numpy())
+
+    @torch.no_grad()
+    def histograms(self, step: int) -> dict[str, Tensor]:
+        """Raw latents of held-out clips, by plane."""
+        frames = self.validation[:self.cfg.loop.micro_batch or self.cfg.loop.batch_size]
+        with self.ema.applied(self.net):
+            latent = self.net.eval().encode(to_clip(frames.to(self.device)))
+            self.net.train()
+        return {f"latents/{name}": plane for name, plane in unpack(latent, self.net.shape)._asdict().items()}
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

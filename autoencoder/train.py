@@ -34,7 +34,7 @@ def train_first_stage(cfg: FirstStageConfig, run: Run, *, first_stage_folder: st
         check_model(cfg.model, start.config, f"the model of --init_from {init_from}")
         checkpoint.load_strict(net, start.net.state_dict(), init_from)
     feed = open_feed(cfg.data, cfg.loop, frames=cfg.data.frames, seed=cfg.train.seed,
-                     validation_clips=cfg.train.validation_clips)
+                     validation_clips=cfg.train.validation_clips, log=run.log)
     for note in feed.notes:
         run.log(note)
     stage = AutoencoderStage(cfg, net, feed.validation, asdict(cfg.model))

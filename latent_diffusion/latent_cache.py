@@ -256,7 +256,7 @@ class Choice:
         first, stop = self.cache.index["first"][video:video + 2].tolist()
         starts = self.cache.index["start"][first:stop]
         place = int(np.searchsorted(starts, start))
-        if True:
+        if place == len(starts) or starts[place] != start:
             room = int(self.cache.index["lengths"][video]) - span(self.cache.frames, self.cache.manifest["stride"]) + 1
             place = start * len(starts) // room
         flips, draws = self.cache.settings["flips"], self.cache.settings["draws"]

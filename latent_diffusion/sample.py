@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -22,7 +23,6 @@ from latent_diffusion.sample_files import (
     real_path,
     sample_path,
     show,
-    write_npz,
     write_real,
     write_samples,
 )
@@ -32,6 +32,7 @@ from latent_diffusion.task import known_frames
 from latent_diffusion.truth import Truth, known_frames_of, open_truth
 from tools import dist
 from tools.log import write_text
+from tools.writers import write_npz
 
 
 def sample(*, model: str | None, first_model: str | None, weights: str, task: str | None, baseline: str | None,
@@ -183,7 +184,8 @@ def _whole(truth: Truth, mask: Tensor) -> bool:
 def _finish(folder: Path, truth: Truth, mask: Tensor, count: int, samples: int, npz: bool) -> dict[str, float] | None:
     """Write what needs all samples, and return the jump at the borders of given frames, where both are known."""
     if npz:
-        write_npz(folder / "samples.npz", [sample_path(folder, video, n) for video in range(count) for n in range(samples)])
+        files = [sample_path(folder, video, n) for video in range(count) for n in range(samples)]
+        write_npz(folder / "samples.npz", map(np.load, files), len(files))
     whole = _whole(truth, mask)
     show(folder, count, mask, whole)
     return jumps(folder, count, samples, mask) if whole and bool(mask.any()) and not bool(mask.all()) else None

@@ -2,7 +2,6 @@
 
 import math
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -85,16 +84,6 @@ def write_real(path: Path, pieces: Iterator[np.ndarray], frames: int) -> None:
         writer = writer or NpyWriter(path, (frames, *piece.shape[1:]))
         writer.write(piece)
     writer.close()
-
-
-def write_npz(path: Path, files: Sequence[Path]) -> None:
-    """samples.npz with the videos of .npy files as `arr_0` (b t h w c), one of them in memory at a time."""
-    first = np.load(files[0], mmap_mode="r")
-    header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False, "shape": (len(files), *first.shape)}
-    with zipfile.ZipFile(path, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for name in files:
-            file.write(np.load(name).tobytes())
 
 
 def show(folder: Path, videos: int, known: Tensor, whole: bool) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from autoencoder.codec import Codec
+from autoencoder.planes import unpack
 from latent_diffusion.config import DiffusionStageConfig
 from latent_diffusion.denoiser import AnyContext, LatentDenoiser
 from latent_diffusion.example import Example, ExampleMaker, from_latents
@@ -20,7 +21,8 @@ from tools.ema import Ema
 from tools.modelfile import write_models
 from tools.optim import apply_update, load_optimizer, make_optimizer
 from tools.rng import batch_rand, batch_randn
-from tools.writers import strip, write_mp4, write_png
+from tools.video import to_clip
+from tools.writers import grid_frames, strip, write_mp4, write_png
 
 
 class DiffusionStage:
@@ -131,7 +133,14 @@ class DiffusionStage:
             rows += list(model.generate(2, frames=2 * t if continues else t, steps=self.cfg.train.sample_steps).numpy())
             self.net.train()
         write_png(folder / f"step-{step:08d}.png", strip(rows))
-        write_mp4(folder / f"step-{step:08d}.mp4", rows[-1])
+        write_mp4(folder / f"step-{step:08d}.mp4", grid_frames(rows, columns=2))  # truth beside sample, then what is free
+
+    @torch.no_grad()
+    def histograms(self, step: int) -> dict[str, Tensor]:
+        """Latents that are predicted, by plane: near a unit Gaussian where the codec's statistics fit."""
+        frames = self.validation[:self.cfg.loop.micro_batch or self.cfg.loop.batch_size, :self.codec.frames]
+        latent = self.codec.encode(to_clip(frames.to(self.device)))
+        return {f"latents/{name}": plane for name, plane in unpack(latent, self.codec.shape)._asdict().items()}
 
     def as_model(self, step: int) -> VideoDiffusion:
         return VideoDiffusion(DiffusionModel(self.net, self.codec, self.cfg.schedule, self.cfg.process, "", Path(), step,

@@ -43,7 +43,7 @@ def train_diffusion(cfg: DiffusionStageConfig, run: Run, codec: Codec, *, resume
     if init_from and not_begun(run):
         checkpoint.load_strict(net, load_net(init_from).state_dict(), init_from)
     feed = open_feed(cfg.data, cfg.loop, frames=window_frames(net.condition, cfg.mask), seed=cfg.train.seed,
-                     validation_clips=cfg.train.validation_clips, shortest=1 if codec.frames == 1 else None)
+                     validation_clips=cfg.train.validation_clips, shortest=1 if codec.frames == 1 else None, log=run.log)
     for note in feed.notes:
         run.log(note)
     batches = latents.batches(cfg) if latents else feed.batches
