@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = Parser().parse(sys.argv[1:] if argv is None else argv)
         run: Callable[[argparse.Namespace], None] = commands.COMMANDS[args.exp].run
-        with commands.processes():
+        with commands.processes(args):
             run(args)
     except ValueError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autoencoder.planes import PlaneShape
 
-PIECE = 2048        # tokens that a CPU takes through a layer at once
+PIECE = 8192        # tokens that a CPU takes through a layer at once
 CUDA_BATCH = 2**15  # sequences of one attention call: its CUDA kernels fail from 2^16 on
 
 
@@ -81,7 +81,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(heads * head_dim, dim)
 
     def forward(self, x: Tensor, rotary: Tensor | None = None, paired: bool = True) -> Tensor:  # b n c
-        q, k, v = rearrange(self.qkv(self.norm(x)), "b n (three m d) -> three b m n d", three=3, m=self.heads)
+        q, k, v = self._heads(self.qkv(self.norm(x)), 3)
         if rotary is not None:
             q, k = rotate(q, rotary, paired), rotate(k, rotary, paired)
         mixed = F.scaled_dot_product_attention(q, k, v)
@@ -93,9 +93,14 @@ class Attention(nn.Module):
         asked = slice(index, index + 1 or None)  # -1 is the last position
         to_q, to_kv = self.qkv.weight.tensor_split([self.qkv.out_features // 3])
         q = rearrange(F.linear(normed[:, asked], to_q), "b n (m d) -> b m n d", m=self.heads)
-        k, v = rearrange(F.linear(normed, to_kv), "b n (two m d) -> two b m n d", two=2, m=self.heads)
+        k, v = self._heads(F.linear(normed, to_kv), 2)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x[:, asked] + self.out(rearrange(mixed, "b m n d -> b n (m d)"))
+
+    def _heads(self, projected: Tensor, parts: int) -> list[Tensor]:  # b n (parts m d) -> b m n d each
+        """The heads apart. Each lies together in memory: rows that are a power of two apart evict each other from a cache."""
+        apart = projected.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return [part.contiguous() for part in apart.unbind(0)]
 
 
 class FeedForward(nn.Module):

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from autoencoder.discriminator import CriticConfig
 from autoencoder.losses import LossConfig
 from autoencoder.model import AutoencoderConfig
+from tools.best import best_metric
 from tools.boards import LogConfig
 from tools.clips import DataConfig
 from tools.dist import DistConfig
@@ -54,6 +55,14 @@ class FirstStageConfig:
     train: AutoencoderTrainConfig = field(default_factory=AutoencoderTrainConfig)
     dist: DistConfig = field(default_factory=DistConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self):
+        self.best()  # refuses an unknown loop.best
+
+    def best(self) -> tuple[str, str]:
+        """The validation metric by which the best weights are kept, and whether "min" or "max" is better."""
+        adversarial = {"sharpness_gap": "min"} if self.loss.adversarial_weight else {}
+        return best_metric(self.loop, {**adversarial, "psnr": "max"})
 
     @staticmethod
     def settle(merged: DictConfig) -> DictConfig:

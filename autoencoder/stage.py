@@ -1,6 +1,7 @@
 """One update of the autoencoder: reconstruction, and, where asked for, the game against critics."""
 
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +39,17 @@ class AutoencoderStage:
 
     def __init__(self, cfg: FirstStageConfig, net: nn.Module, validation: Tensor, model_config: dict[str, Any]):
         self.cfg, self.net, self.validation, self.model_config = cfg, net, validation, model_config
+        self.best = cfg.best()
         if cfg.train.grad_checkpoint:
             net.grad_checkpoint = True
         self.device = next(net.parameters()).device
-        self.ddp = dist.wrap(net)
+        self.ddp = dist.wrap(net, cfg.dist)
         self.optimizer = make_optimizer(net, cfg.optim)
         self.ema = Ema(net, cfg.ema)
         self.stats = RunningStatistics(net.shape, cfg.model.latent_channels)
         self.perceptual = PerceptualLoss(load_lpips()).to(self.device) if cfg.loss.perceptual_weight else None
         self.adversary = Adversary(cfg, self.device) if cfg.loss.adversarial_weight else None
         self.reference: dict[str, float] = {}  # validation before an adversarial run, which the kept best is held against
-
-    @property
-    def best(self) -> tuple[str, str]:
-        """Validation metric by which the best weights are kept, and whether higher or lower is better."""
-        return ("sharpness_gap", "min") if self.adversary else ("psnr", "max")
 
     def train_step(self, step: int, micro_batches: list[dict[str, Tensor]], total: int) -> dict[str, Any]:
         """Make update number `step` from this process's share of a global batch of `total` clips."""
@@ -122,16 +119,16 @@ class AutoencoderStage:
         """PSNR (dB, mean over frames, then clips) of the EMA weights on the validation clips, and their energy at high
         spatial frequencies against the truth's (dB; negative = blurred)."""
         errors, real, made = [], 0.0, 0.0
-        with self.ema.applied(self.net):
-            self.net.eval()
+        with self.ema.applied(self.net) as net:
+            net.eval()
             for frames in self.validation.split(self.cfg.loop.micro_batch or self.cfg.loop.batch_size):
                 clip = to_clip(frames.to(self.device))
-                recon = to_frames(self.net(clip).clip)
+                recon = to_frames(net(clip).clip)
                 error = (recon.double() - frames.to(self.device).double()).square().mean((2, 3, 4))  # b t
                 errors.append(error)
                 real += float(high_frequency_energy(clip).sum())
                 made += float(high_frequency_energy(to_clip(recon)).sum())
-            self.net.train()
+            net.train()
         psnr = float((10 * (255**2 / torch.cat(errors).clamp(min=255**2 * 1e-10)).log10()).mean())
         return {"psnr": psnr, "detail_db": 10 * math.log10((made + 1e-12) / (real + 1e-12))}
 
@@ -139,9 +136,9 @@ class AutoencoderStage:
     def sample(self, step: int, folder: Path) -> None:
         """Write validation clips above their reconstructions: a video and a strip of frames."""
         frames = self.validation[:4]
-        with self.ema.applied(self.net):
-            recon = to_frames(self.net.eval()(to_clip(frames.to(self.device))).clip).cpu()
-            self.net.train()
+        with self.ema.applied(self.net) as net:
+            recon = to_frames(net.eval()(to_clip(frames.to(self.device))).clip).cpu()
+            net.train()
         rows = [video.numpy() for pair in zip(frames, recon) for video in pair]
         write_png(folder / f"step-{step:08d}.png", strip(rows))
         write_mp4(folder / f"step-{step:08d}.mp4", torch.cat([frames[:1], recon[:1]], dim=3)[0].numpy())
@@ -150,10 +147,14 @@ class AutoencoderStage:
     def histograms(self, step: int) -> dict[str, Tensor]:
         """Raw latents of held-out clips, by plane."""
         frames = self.validation[:self.cfg.loop.micro_batch or self.cfg.loop.batch_size]
-        with self.ema.applied(self.net):
-            latent = self.net.eval().encode(to_clip(frames.to(self.device)))
-            self.net.train()
+        with self.ema.applied(self.net) as net:
+            latent = net.eval().encode(to_clip(frames.to(self.device)))
+            net.train()
         return {f"latents/{name}": plane for name, plane in unpack(latent, self.net.shape)._asdict().items()}
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """In this block the first process can validate and sample, also where the weights are shards."""
+        return self.ema.gathered()
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -180,8 +181,9 @@ class AutoencoderStage:
 
     def take_reference(self) -> None:
         """Measure what an adversarial run starts from, which its best checkpoint is held against."""
-        if self.adversary and dist.is_main():
-            self.reference = self.measure()
+        if self.adversary:
+            with self.gathered():
+                self.reference = self.measure() if dist.is_main() else {}
 
     def export(self, step: int, folder: Path, which: str) -> None:
         """Write model_last.pth and ema_model_last.pth ("last"), or model_best.pth ("best"), self-describing."""

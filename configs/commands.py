@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from configs.schema import DEFAULTS, FOLDER, SCHEMAS, load_config, plain
+from configs.schema import DEFAULTS, FOLDER, SCHEMAS, keys_of, load_config, plain
 from tools import dist
+from tools.best import PANEL
 from tools.boards import check_boards
 from tools.log import Run, begun, claim
 from tools.sources import SOURCES
@@ -53,9 +54,12 @@ def given(args: argparse.Namespace) -> list[str]:
 
 
 @contextlib.contextmanager
-def processes() -> Iterator[None]:
-    """Join torchrun's processes for the time of an experiment."""
-    dist.start()
+def processes(args: argparse.Namespace | None = None) -> Iterator[None]:
+    """Join the processes that torchrun, mpirun or srun started, for the time of an experiment (args: its command line)."""
+    if args and args.exp in SCHEMAS and dist.launched():
+        dist.start(main_config(args).dist)
+    else:
+        dist.start()
     try:
         yield
     finally:
@@ -92,7 +96,7 @@ def open_run(args: argparse.Namespace, cfg, context: dict[str, Any]) -> Run:
     if dist.is_main():
         try:
             check_boards(cfg.log)
-            claim(folder, config, VOLATILE if begun(folder) else set(config))
+            claim(folder, config, may_change(cfg) if begun(folder) else set(config))
         except ValueError as error:
             failed = str(error)
     failed = dist.broadcast_object(failed)
@@ -106,7 +110,13 @@ def open_run(args: argparse.Namespace, cfg, context: dict[str, Any]) -> Run:
 # what may change when a run is continued: nothing that decides a weight, except for how long it goes on
 VOLATILE = frozenset({"data.path", "data.workers", "loop.steps", "loop.save_every", "loop.keep", "loop.log_every",
                       "loop.validate_every", "loop.sample_every", "loop.plot_every", "loop.patience", "loop.micro_batch",
-                      "dist", "log", "run.resume"})
+                      "train.panel_fvd", "dist", "log", "run.resume"})
+OF_PANEL = frozenset({"train.panel_clips", "train.sample_steps"})  # they decide which weights are the best where it judges
+
+
+def may_change(cfg) -> frozenset[str]:
+    """The keys that may change when a run of this configuration is continued."""
+    return VOLATILE if cfg.best()[0].startswith(PANEL) else VOLATILE | OF_PANEL
 
 
 def first_stage(args: argparse.Namespace) -> None:
@@ -210,6 +220,48 @@ def demo(args: argparse.Namespace) -> None:
     run_demo(first, second, folder)
 
 
+def bench(args: argparse.Namespace) -> None:
+    """Measure parts of a pipeline: the published one, or that of other YAMLs and keys."""
+    from latent_diffusion.bench import bench as run_bench
+    from latent_diffusion.bench import chosen
+    from latent_diffusion.bench_parts import Settings
+    files = {"first_stage": args.pretrain_config, "ddpm": args.diffusion_config}
+    flags = {"data.name": args.data or ("VIDEOS" if args.data_path else "SHAPES"), "data.path": args.data_path}
+    chosen(args.only)
+    if unknown := [item for item in args.overrides if not any(concerns(schema, item) for schema in SCHEMAS.values())]:
+        load_config(SCHEMAS["first_stage"], None, {}, unknown)  # fails, with the nearest name
+    first, second = (load_config(SCHEMAS[exp], file or DEFAULTS[exp], flags,
+                                 [item for item in args.overrides if concerns(SCHEMAS[exp], item)])
+                     for exp, file in files.items())
+    if args.dry_run:
+        if dist.is_main():
+            print(OmegaConf.to_yaml(OmegaConf.create({"first_stage": plain(first), "ddpm": plain(second)})), end="")
+        return
+    if dist.world() > 1:
+        raise ValueError(f"--exp bench runs in one process, got {dist.world()}; start it without torchrun")
+    run_bench(Settings(first, second, args.data_path), only=args.only, out=args.out)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Compare videos; --dry-run shows the protocol as the line changes it."""
+    from latent_diffusion.evaluate import plan, run
+    chosen = {name: getattr(args, name) for name in EVALUATION.split()} | {"given": given(args)}
+    if not args.dry_run:
+        return run(**chosen)
+    settled = plan(**chosen)
+    if dist.is_main():
+        flags = {key: value for key, value in chosen.items() if key not in ("given", "protocol")}
+        print(OmegaConf.to_yaml(OmegaConf.create({"exp": args.exp, **flags, "protocol": settled})), end="")
+    return None
+
+
+def concerns(schema: type, item: str) -> bool:
+    """Whether a schema has the key of an override; where two stages are configured at once, each takes its own."""
+    key = item.partition("=")[0]
+    return any(key == known.removesuffix(".*") or known.startswith(key + ".") or
+               (known.endswith(".*") and key.startswith(known[:-1])) for known in keys_of(schema))
+
+
 CARLA = {  # what each of its uses reads
     "trains": "id seed resume init_from data data_path resolution workers batch_size steps",
     "maps videos with --model": "model weights input data data_path out batch_size resize",
@@ -287,6 +339,7 @@ TRAINING = "id seed resume init_from data data_path resolution frames workers ba
 SAMPLING = ("model first_model weights task num_videos samples_per_video frames known data data_path resolution scheme window "
             "stride schedule overlap sampler steps eta guidance guide content starts windows batch_size seed out results "
             "no_border overrides ")
+EVALUATION = SAMPLING + "real fake metrics protocol known_frames i3d selfcheck "
 
 COMMANDS: dict[str, Command] = {
     "first_stage": command("train the autoencoder (base_gan.yaml and --first_stage_folder: adversarially)", first_stage,
@@ -304,10 +357,11 @@ COMMANDS: dict[str, Command] = {
     "plan": from_flags("print the windows of a scheme as JSON: --scheme NAME --frames T --known SPEC --window W --stride S",
                        "latent_diffusion.plan", "print_plan",
                        "scheme frames known window stride schedule input just_visualise out"),
-    "evaluate": from_flags("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME",
-                           "latent_diffusion.evaluate", "run", SAMPLING + "real fake metrics protocol known_frames"),
+    "evaluate": command("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME", evaluate, EVALUATION),
     "carla": command("where on CARLA's map frames were taken: trains on --data CARLA; maps with --model M --input DIR; WD "
                      "and PO of --real DIR --fake DIR", carla, " ".join(CARLA.values())),
+    "bench": command("speed and memory of each part, beside a matrix product on the same machine: --only unet,encode --out FILE",
+                     bench, "only out data data_path pretrain_config diffusion_config"),
     "demo": command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at", demo, "seed"),
     "download": from_flags("fetch published weights or a dataset: --name NAME (list shows all), --out DIR",
                            "tools.download", "download", "name out"),
@@ -398,7 +452,7 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--schedule", "windows in place of --scheme, as plan prints them (sampling counts in clips)", metavar="FILE"),
         switch("--just_visualise", "draw who observes whom to --out as well"),
         flag("--overlap", "frames that neighbouring clips share (default 0; 1 for a model that sees the clip itself)", int),
-        flag("--sampler", "ddpm, ddim, dpmpp_2m, heun, pndm, flow_euler (default ddim); noise.temperature and "
+        flag("--sampler", "ddpm, ddim, deis, dpmpp_2m, heun, pndm, flow_euler (default ddim); noise.temperature and "
                           "noise.shared (between the clips of a video) change the noise that it starts from", default="ddim"),
         flag("--eta", "randomness of ddim, 0 to 1 (default 0)", float),
         flag("--guidance", "w of (1 + w) eps(c) - w eps(0) (default 0); guidance.low and guidance.high bound the sigma / alpha "
@@ -423,15 +477,25 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--out", "where the results go (a folder; encode: default latents/ beside --first_model; evaluate: a JSON file; "
                       "plan: a PNG, default plan.png; report: a page, default report.html in the run or --results; export: a "
                       "file, or a folder for several; download: default $VIDEO_WEIGHTS or a cache, of datasets $VIDEO_DATA or "
-                      "/data; carla: a folder for coords/, default --input where it has samples/, or the JSON of a comparison)",
+                      "/data; carla: a folder for coords/, default --input where it has samples/, or the JSON of a comparison; "
+                      "bench: a JSON file)",
              metavar="PATH"),
         flag("--name", "what to download: weights such as i3d, lpips-vgg, pvdm-ucf101, or a dataset such as mnist, kth; list "
                        "shows all"),
+        flag("--only", "parts to measure, comma-separated: encode, decode, unet, train_autoencoder, train_unet, sample, context, "
+                       "data, evals, latents (default all)", metavar="NAMES"),
         flag("--real", "folder of real videos (export: shown beside the made ones of a grid; carla: of coordinates)",
              metavar="DIR"),
         flag("--fake", "folder of made videos (carla: of coordinates)", metavar="DIR"),
-        flag("--metrics", "comma-separated (default psnr,psnr_pooled,ssim)", default="psnr,psnr_pooled,ssim"),
-        flag("--protocol", "named evaluation protocol (default custom)", default="custom"),
-        flag("--known_frames", "exclude or include given frames in paired metrics (default exclude)", default="exclude"),
+        flag("--metrics", "comma-separated (default psnr,psnr_pooled,ssim, or those of --protocol); an option of one: "
+                          "lpips.size=128", default="psnr,psnr_pooled,ssim"),
+        flag("--protocol", "styleganv-16f, styleganv-128f, styleganv-128f-s8, styleganv-sorted, pvdm, mcvd, ramvid, fdm, or "
+                           "custom (default custom); protocol.KEY=VALUE changes one of its settings, and the metrics' names",
+             default="custom"),
+        flag("--known_frames", "exclude or include given frames in paired metrics (default exclude), and in FVD (default: of "
+                               "--protocol, which includes them)", default="exclude"),
+        flag("--i3d", "weights of I3D for fvd: i3d_pretrained_400.pt or i3d_torchscript.pt (default: what download fetched)",
+             metavar="FILE"),
+        switch("--selfcheck", "what the metrics say of videos of which the answer is known (of --real, or generated ones)"),
     ],
 }

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from evals.carla_metrics import SpeedConfig
 from evals.carla_model import ARCHITECTURES
+from tools.best import best_metric
 from tools.boards import LogConfig
 from tools.clips import DataConfig, open_source
 from tools.dist import DistConfig
@@ -96,6 +97,13 @@ class CarlaConfig(Settled):
     train: CarlaTrainConfig = field(default_factory=CarlaTrainConfig)
     dist: DistConfig = field(default_factory=DistConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self):
+        self.best()  # refuses an unknown loop.best
+
+    def best(self) -> tuple[str, str]:
+        """The validation metric by which the best weights are kept, and whether "min" or "max" is better."""
+        return best_metric(self.loop, {"error": "min", "error_in_cell": "min", "accuracy": "max"})
 
 
 @dataclass(frozen=True)

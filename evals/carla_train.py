@@ -98,10 +98,9 @@ class CarlaStage:
         coords: where these were taken, n 2.
     """
 
-    best = ("error", "min")
-
     def __init__(self, cfg: CarlaConfig, net: CarlaNet, places: Places, frames: Tensor, coords: Tensor):
         self.cfg, self.net, self.places, self.frames, self.coords = cfg, net, places, frames, coords
+        self.best = cfg.best()
         self.device = next(net.parameters()).device
         self.optimizer = make_optimizer(net, cfg.optim)
         self.config = {"arch": cfg.model.arch, "size": list(cfg.data.size), "map": asdict(TOWN01)}

@@ -70,6 +70,17 @@ class FrechetVideoDistance:
         """Add made videos, uint8 b t h w c, of any number, with the names of their true videos if they have any."""
         self._fake += self._rows(frames, videos, _digests(frames))
 
+    @property
+    def real_rows(self) -> list[Row]:
+        """The true videos as they are kept, for whoever stores them (`evals.real_stats`)."""
+        return list(self._real)
+
+    def restore_real(self, rows: Sequence[Row]) -> None:
+        """Add true videos that were looked at before, by the same network."""
+        fresh = [row for row in rows if (row.video, row.digest) not in self._named]
+        self._named |= {(row.video, row.digest) for row in fresh}
+        self._real += fresh
+
     def merge(self, other: FrechetVideoDistance) -> None:
         """Add the videos of another instance."""
         self._real += [row for row in other._real if (row.video, row.digest) not in self._named]

@@ -33,6 +33,10 @@ class InceptionScore:
 
     def update(self, real: Tensor, fake: Tensor, videos: Sequence[str] | None = None) -> None:
         """Add the made videos of pairs; see Metric.update."""
+        self.update_fake(fake, videos)
+
+    def update_fake(self, fake: Tensor, videos: Sequence[str] | None = None) -> None:
+        """Add made videos, uint8 b t h w c, of any number; nothing else is looked at."""
         hashes = [hashlib.blake2b(video.tobytes(), digest_size=16).digest() for video in fake.cpu().numpy()]
         self._rows += zip(hashes, self.net.probabilities(fake).cpu().numpy())
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from tools.tree import describe, find_videos
-from tools.video import read_video
+from tools.video import frame_files, num_frames, read_video
 
 _SAMPLE = re.compile(r"_\d{2,}$")  # 00003_07 is sample 7 of video 00003
 
@@ -51,13 +51,26 @@ class Entry:
         """The name without the folders above it."""
         return self.name.rsplit("/", 1)[-1]
 
-    def read(self) -> np.ndarray:
-        """Read the whole video -> uint8 t h w 3 (grey becomes three equal channels, which changes no metric)."""
+    def num_frames(self) -> int:
+        """Count the frames."""
+        return num_frames(self.path) if self.index is None else self._bundle().shape[1]
+
+    def read(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
+        """Read frames start, start + step, ... below stop, by default all -> uint8 t h w 3 (grey becomes three equal
+        channels, which changes no metric)."""
         if self.index is None:
-            frames = read_video(self.path)
+            frames = read_video(self.path, start, stop, step)
         else:
-            frames = _open_bundle(self.path, self.path.stat().st_mtime_ns).read(self.index)
+            frames = self._bundle().read(self.index)[start:stop:step]
         return np.repeat(frames, 3, axis=-1) if frames.shape[-1] == 1 else frames
+
+    def stamp(self) -> list[tuple[int, int]]:
+        """Size and time of change of its file, or of each of its frames: what tells that it is as it was."""
+        files = [self.path / name for name in frame_files(self.path)] if self.path.is_dir() else [self.path]
+        return [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, files)]
+
+    def _bundle(self) -> _Bundle:
+        return _open_bundle(self.path, self.path.stat().st_mtime_ns)
 
 
 class VideoSet(NamedTuple):
@@ -133,6 +146,8 @@ def _unique(entries: Sequence[Entry], key: Callable[[Entry], str]) -> dict[str, 
 
 def _inside(root: Path, side: str) -> Path:
     """Step into a sample folder (samples/, real/, sample.json); any other folder is taken as it is."""
+    if side != "real" and is_reconstruction(root / "recon"):
+        return root / "recon"
     made, true = root / "samples", root / "real"
     if not (root / "sample.json").is_file() and not (made.is_dir() and true.is_dir()):
         return root
@@ -143,6 +158,12 @@ def _inside(root: Path, side: str) -> Path:
         return root
     raise ValueError(f"--{side} {root}: a sample folder without {inner.name}/ ({describe(root)}); "
                      f"give the folder of the {'true' if side == 'real' else 'made'} videos")
+
+
+def is_reconstruction(folder: Path) -> bool:
+    """Whether a folder is the recon/ that --exp reconstruct wrote."""
+    return folder.name == "recon" and folder.is_dir() and (folder.parent / "latent").is_dir() \
+        and (folder.parent / "metrics.json").is_file()
 
 
 def _settings(folder: Path) -> dict:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from latent_diffusion.process import ProcessConfig
 from latent_diffusion.schedule import ScheduleConfig
 from latent_diffusion.unet import UNetConfig
+from tools.best import PANEL, best_metric
 from tools.boards import LogConfig
 from tools.clips import DataConfig
 from tools.dist import DistConfig
@@ -36,7 +37,9 @@ class DiffusionTrainConfig:
     history_noise: HistoryNoiseConfig = field(default_factory=HistoryNoiseConfig)
     autocast: str = "none"          # none | bf16: precision of the forward pass
     validation_clips: int = 32
-    sample_steps: int = 20          # of the samples that loop.sample_every writes
+    sample_steps: int = 20          # of the samples that loop.sample_every writes, and of the panel's
+    panel_clips: int = 0            # held-out windows whose second half is predicted each loop.sample_every, to measure it
+    panel_fvd: bool = False         # also an FVD of so few videos, which is noise; I3D's weights are needed
     seed: int = 42                  # all randomness of the run follows from it
 
     def __post_init__(self):
@@ -49,6 +52,11 @@ class DiffusionTrainConfig:
         if self.validation_clips < 1 or self.sample_steps < 1:
             raise ValueError(f"train.validation_clips and train.sample_steps must be at least 1, "
                              f"got {self.validation_clips} and {self.sample_steps}")
+        if not 0 <= self.panel_clips <= self.validation_clips:
+            raise ValueError("train.panel_clips are of the train.validation_clips, 0 (no panel) to "
+                             f"{self.validation_clips}, got {self.panel_clips}")
+        if self.panel_fvd and self.panel_clips < 2:
+            raise ValueError(f"train.panel_fvd=true needs train.panel_clips of at least 2, got {self.panel_clips}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,15 @@ class DiffusionStageConfig:
         if bool(self.condition.get("history")) != (self.train.history_noise.sigma > 0):
             raise ValueError(f"condition.history={bool(self.condition.get('history'))} and train.history_noise.sigma="
                              f"{self.train.history_noise.sigma} contradict each other: set both, or neither")
+        if self.train.panel_clips and not self.loop.sample_every:
+            raise ValueError(f"train.panel_clips={self.train.panel_clips} are measured every loop.sample_every updates, got "
+                             "loop.sample_every=0 (never); set it above 0, or train.panel_clips=0")
+        if self.best()[0].startswith(PANEL) and not self.train.panel_clips:
+            raise ValueError(f"loop.best={self.loop.best} needs train.panel_clips above 0, got 0")
+
+    def best(self) -> tuple[str, str]:
+        """The metric by which the best weights are kept, and whether "min" or "max" is better."""
+        return best_metric(self.loop, {"loss": "min", "panel/psnr_pooled": "max", "panel/ssim": "max"})
 
     @staticmethod
     def settle(merged: DictConfig) -> DictConfig:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from latent_diffusion.process import Denoised, noise_of
@@ -122,6 +123,7 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw) 
     return x
 
 
+QUADRATURE = 16  # nodes of the integral over a step of `deis`
 ADAMS_BASHFORTH = {2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
 
 
@@ -144,6 +146,31 @@ def pndm(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw) -> T
         else:
             weights = ADAMS_BASHFORTH[len(past)]
             x = _along(x, sum(weight * eps for weight, eps in zip(weights, past, strict=True)), cur, nxt)
+    return x
+
+
+@SAMPLERS.register("deis")
+def deis(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw, *, order: int = 3, correct: bool = True) -> Tensor:
+    """Exponential multistep steps (DEIS, Zhang & Chen 2023), each redone once its end is seen (UniPC, Zhao et al. 2023).
+
+    One evaluation a step. Along d(x / sigma) = x0 d(alpha / sigma), x0 is a polynomial through the latest `order`
+    estimates, in the variable alpha / hypot(alpha, sigma). In it x0 is smooth at both ends (near pure noise x0 varies
+    with alpha, near the data with sigma^2), so that the first and the last step are steps like the others.
+
+    Args:
+        order: points of the polynomial, 1 (DDIM) to 4.
+        correct: redo a step with the estimate at its end as one more point, which costs no evaluation.
+    """
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"sampler option order must be 1, 2, 3 or 4, got {order}")
+    seen: list[Estimate] = []  # the latest first
+    before = x                 # where the step that led to x began
+    for cur, nxt in pairwise(levels):
+        x0 = denoise(x, cur).x0
+        if correct and seen:
+            x = _along_polynomial(before, [Estimate(x0, cur), *seen], seen[0].level, cur)
+        seen = [Estimate(x0, cur), *seen[:order - 1]]
+        before, x = x, _along_polynomial(x, seen, cur, nxt)
     return x
 
 
@@ -181,6 +208,54 @@ def _along(x: Tensor, eps: Tensor, cur: Level, nxt: Level) -> Tensor:
     """The same step as if the noise were eps; not out of pure noise, where x says nothing about x0."""
     scale = nxt.alpha / cur.alpha
     return scale * x + (nxt.sigma - scale * cur.sigma) * eps
+
+
+class Estimate(NamedTuple):
+    """What the network said at a level."""
+    x0: Tensor
+    level: Level
+
+
+def _along_polynomial(x: Tensor, seen: Sequence[Estimate], cur: Level, nxt: Level) -> Tensor:
+    """Move x from cur to nxt as if x0 were the polynomial through what was seen; see `deis`."""
+    weights = step_weights([_angle(one.level) for one in seen], _angle(cur), _angle(nxt))
+    scale = math.hypot(nxt.alpha, nxt.sigma)
+    return nxt.sigma / cur.sigma * x + sum(scale * weight * one.x0 for weight, one in zip(weights, seen, strict=True))
+
+
+def step_weights(points: Sequence[float], cur: float, nxt: float) -> list[float]:
+    """Weight of each estimate in a step between two angles, where tan(angle) = sigma / alpha.
+
+    sin(nxt) times the integral of its Lagrange polynomial in cos(angle) over cot(angle). The polynomial's value at the
+    noiseless level is integrated in closed form; what remains is regular there, too.
+    """
+    middle, half = (cur + nxt) / 2, (cur - nxt) / 2
+    constant = math.cos(nxt) - math.sin(nxt) * math.cos(cur) / math.sin(cur)
+    total = [constant * value for value in _lagrange(points, 0.0)]
+    at_end = _lagrange(points, 0.0)
+    for node, share in zip(*(values.tolist() for values in leggauss(QUADRATURE)), strict=True):
+        angle = middle + half * node
+        density = math.sin(nxt) * half * share / math.sin(angle) ** 2
+        for i, value in enumerate(_lagrange(points, angle)):
+            total[i] += density * (value - at_end[i])
+    return total
+
+
+def _lagrange(points: Sequence[float], angle: float) -> list[float]:
+    """The Lagrange polynomials of `points` in 1 - cos(angle), at an angle."""
+    places, place = [_versine(point) for point in points], _versine(angle)
+    return [math.prod((place - other) / (own - other) for j, other in enumerate(places) if j != i)
+            for i, own in enumerate(places)]
+
+
+def _versine(angle: float) -> float:
+    """1 - cos(angle), to full precision for small ones."""
+    return 2 * math.sin(angle / 2) ** 2
+
+
+def _angle(level: Level) -> float:
+    """0 of the noiseless level to pi / 2 of pure noise."""
+    return math.atan2(level.sigma, level.alpha)
 
 
 def _mostly_noise(cur: Level, nxt: Level) -> bool:

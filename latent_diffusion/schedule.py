@@ -23,10 +23,12 @@ from torch import Tensor
 
 BETAS = {"sqrt_linear": (0.0015, 0.0195), "linear": (1e-4, 0.02)}  # discrete schedules: first and last beta
 NAMES = (*BETAS, "cosine", "flow")
-SPACINGS = ("uniform", "trailing", "karras", "logsnr")
+SPACINGS = ("uniform", "trailing", "karras", "logsnr", "logit")
 COSINE_END = 2 / math.pi * math.atan(math.exp(5))  # last t of the cosine that keeps some signal: log-SNR -10
 RATIO_RANGE = (0.002, 80.0)  # sigma / alpha that karras and logsnr cover where the schedule has no bounds
 KARRAS_RHO = 7.0  # Karras et al. 2022, eq. 5
+LOGIT_POWER = 2.0                    # of "logit": sigma / alpha = ((1 - s) / s)^2 for evenly spaced s
+LOGIT_END = math.tan(math.pi / 400)  # where it ends if the schedule has no bounds: the last level of 200 cosine steps
 
 
 class Level(NamedTuple):
@@ -149,15 +151,16 @@ def sampling_levels(cfg: ScheduleConfig, steps: int | str, spacing: str = "unifo
         steps: number of steps; or, as in guided diffusion's respacing, "10,20,30" (that many in each equal
             part of the schedule, the cleanest first) or "ddim50" (every k-th index from 0; discrete only).
         spacing: "uniform" in t (discrete: integers of linspace(-1, last, steps + 1), as PVDM); "trailing"
-            (the same but rounded, Lin et al. 2023); "karras" and "logsnr" by noise-to-signal ratio, with
-            labels between the table's indices where the schedule is discrete.
+            (the same but rounded, Lin et al. 2023); "karras", "logsnr" and "logit" by noise-to-signal ratio, with
+            labels between the table's indices where the schedule is discrete. "logit" is like "logsnr" where signal
+            and noise are alike, and takes longer steps towards either end.
     """
     if spacing not in SPACINGS:
         raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
     text = str(steps).strip()
     if text.isdecimal() and int(text) > 0:
         count = int(text)
-        if spacing in ("karras", "logsnr"):
+        if spacing in ("karras", "logsnr", "logit"):
             return [*_levels_by_ratio(cfg, count, spacing), clean_level(cfg)]
         times = _index_times(cfg, count, spacing) if cfg.discrete else _section_times(cfg, [count])
     elif spacing != "uniform":
@@ -259,8 +262,12 @@ def _levels_by_ratio(cfg: ScheduleConfig, steps: int, spacing: str) -> Iterator[
         low, high = (sigma / alpha).tolist()
     else:
         low, high = (cfg.shift * ratio for ratio in RATIO_RANGE)
+        low = cfg.shift * LOGIT_END if spacing == "logit" else low
         if not cfg.ends_in_noise:
             high = cfg.shift * math.tan(math.pi / 2 * cfg.t_max)
+    if spacing == "logit":
+        yield from _logit_levels(cfg, steps, low, high)
+        return
     if cfg.ends_in_noise:
         yield level_at(cfg, cfg.t_max)
         steps -= 1
@@ -271,6 +278,15 @@ def _levels_by_ratio(cfg: ScheduleConfig, steps: int, spacing: str) -> Iterator[
             yield _level_of_ratio(cfg, (high**root + s * (low**root - high**root)) ** KARRAS_RHO)
         else:
             yield _level_of_ratio(cfg, high * (low / high) ** s)
+
+
+def _logit_levels(cfg: ScheduleConfig, steps: int, low: float, high: float) -> Iterator[Level]:
+    """Pure noise is at s = 0, an ordinary place."""
+    first = 0.0 if cfg.ends_in_noise else 1 / (1 + (high / cfg.shift) ** (1 / LOGIT_POWER))
+    last = 1 / (1 + (low / cfg.shift) ** (1 / LOGIT_POWER))
+    for i in range(steps):
+        s = first + (last - first) * i / max(steps - 1, 1)
+        yield _level_of_ratio(cfg, cfg.shift * ((1 - s) / s) ** LOGIT_POWER) if s else level_at(cfg, cfg.t_max)
 
 
 def _level_of_ratio(cfg: ScheduleConfig, ratio: float) -> Level:

@@ -1,5 +1,6 @@
 """One update of the latent diffusion: encode, choose what is known, add noise, predict."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from latent_diffusion.denoiser import AnyContext, LatentDenoiser
 from latent_diffusion.example import Example, ExampleMaker, from_latents
 from latent_diffusion.gamma import shaped_noise
 from latent_diffusion.modelfile import DiffusionModel, with_defaults
+from latent_diffusion.panel import open_panel
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.process import add_noise, sample_losses, target
 from latent_diffusion.schedule import training_level
@@ -38,7 +40,6 @@ class DiffusionStage:
     """
 
     kind = "diffusion"
-    best = ("loss", "min")
 
     def __init__(self, cfg: DiffusionStageConfig, net: LatentDenoiser, codec: Codec, validation: Tensor,
                  model_config: dict[str, Any], codec_payload: dict[str, Any]):
@@ -47,9 +48,11 @@ class DiffusionStage:
         self.examples = ExampleMaker(codec, net.condition, cfg.mask, cfg.train)
         self.held_out: list[tuple[Tensor, Example]] = []  # the validation's indices and examples
         self.device = next(net.parameters()).device
-        self.ddp = dist.wrap(net)
+        self.ddp = dist.wrap(net, cfg.dist)
         self.optimizer = make_optimizer(net, cfg.optim)
         self.ema = Ema(net, cfg.ema)
+        self.best = cfg.best()
+        self.predicted = open_panel(self.as_model(0), validation, cfg.train)
 
     def train_step(self, step: int, micro_batches: list[dict[str, Tensor]], total: int) -> dict[str, Any]:
         """Make update number `step` from this process's share of a global batch of `total` windows."""
@@ -109,31 +112,40 @@ class DiffusionStage:
     def validate(self, step: int) -> dict[str, float]:
         """Loss of the averaged weights on held-out windows, at the same levels and noise each time."""
         size = self.cfg.loop.micro_batch or self.cfg.loop.batch_size
-        with self.ema.applied(self.net):
-            self.net.eval()
+        with self.ema.applied(self.net) as net:
+            net.eval()
             if not self.held_out:  # always the same: encoded at the first time
                 parts = zip(torch.arange(len(self.validation)).split(size), self.validation.split(size))
                 self.held_out = [(index, self.prepare(frames, index, "validate")) for index, frames in parts]
-            losses = [self.losses(self.net, example, index, "validate") for index, example in self.held_out]
-            self.net.train()
+            losses = [self.losses(net, example, index, "validate") for index, example in self.held_out]
+            net.train()
         return {"loss": float(torch.cat(losses).double().mean())}
 
     def sample(self, step: int, folder: Path) -> None:
         """Write predictions beside the truth, and free generations: a strip of frames and a video."""
         t, condition = self.codec.frames, self.net.condition
         continues = "past" in condition.sees or condition.observes
-        with self.ema.applied(self.net):
-            model = self.as_model(step)
-            self.net.eval()
+        with self.ema.applied(self.net) as net:
+            model = self.as_model(step, net.eval())
             rows, known = [], None
             if continues and self.validation.shape[1] >= 2 * t:
                 truth, known = self.validation[:2, :2 * t], torch.arange(2 * t) < t
                 made = model.complete(truth, known.expand(len(truth), -1), steps=self.cfg.train.sample_steps)
                 rows += [video.numpy() for pair in zip(truth, made) for video in pair]
             rows += list(model.generate(2, frames=2 * t if continues else t, steps=self.cfg.train.sample_steps).numpy())
-            self.net.train()
+            net.train()
         write_png(folder / f"step-{step:08d}.png", strip(rows))
         write_mp4(folder / f"step-{step:08d}.mp4", grid_frames(rows, columns=2))  # truth beside sample, then what is free
+
+    def panel(self, step: int) -> dict[str, float]:
+        """How well the averaged weights predict the panel's windows (see panel.py); nothing where there is no panel."""
+        if self.predicted is None:
+            return {}
+        size = self.cfg.loop.micro_batch or self.cfg.loop.batch_size
+        with self.ema.applied(self.net) as net:
+            values = self.predicted.measure(self.as_model(step, net.eval()), size)
+            net.train()
+        return values
 
     @torch.no_grad()
     def histograms(self, step: int) -> dict[str, Tensor]:
@@ -142,8 +154,12 @@ class DiffusionStage:
         latent = self.codec.encode(to_clip(frames.to(self.device)))
         return {f"latents/{name}": plane for name, plane in unpack(latent, self.codec.shape)._asdict().items()}
 
-    def as_model(self, step: int) -> VideoDiffusion:
-        return VideoDiffusion(DiffusionModel(self.net, self.codec, self.cfg.schedule, self.cfg.process, "", Path(), step,
+    def gathered(self) -> AbstractContextManager[None]:
+        """In this block the first process can validate and sample, also where the weights are shards."""
+        return self.ema.gathered()
+
+    def as_model(self, step: int, net: LatentDenoiser | None = None) -> VideoDiffusion:
+        return VideoDiffusion(DiffusionModel(net or self.net, self.codec, self.cfg.schedule, self.cfg.process, "", Path(), step,
                                              "ema"))
 
     def state(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from latent_diffusion.sheets import (
     Norm,
     Sheets,
     Sizes,
+    convolve,
     coordinates,
     equal_planes,
     from_sheets,
@@ -112,26 +113,28 @@ class ResBlock(nn.Module):
     def forward(self, sheets: Sheets, side: Side, sizes: Sizes | None) -> Sheets:
         scale, shift = wide(self.emb(side.emb)).chunk(2, dim=-1)  # b c
         hints = side.hint.of(self) if side.hint else [None] * len(sheets)
-        out = []
-        for i, (x, hint) in enumerate(zip(sheets, hints)):
-            adapt, motion = (hint, None) if self.adapt is not None else (None, hint)
+        adapts = hints if self.adapt is not None else [(None, None)] * len(sheets)
+        inner = []
+        for i, (x, (adapt, _)) in enumerate(zip(sheets, adapts)):
+            h = self._adapted(self.norm1(x), adapt)
+            inner.append(self.resize(F.silu(h).to(x.dtype), sizes and sizes[i]))
+        inner = convolve(self.conv1, inner)
+        for i, (x, (_, adapt)) in enumerate(zip(inner, adapts)):
             s, b = per_plane(1 + scale, x), per_plane(shift, x)
             if self.positional is not None:
+                motion = None if self.adapt is not None else hints[i]
                 more = self.positional(side.time, side.places[self.levels[1]][i], motion)
                 s, b = s + more[0], b + more[1]
-            out.append(self.one(x, s, b, sizes and sizes[i], adapt))
-        return out
+            h = torch.addcmul(b, self._adapted(self.norm2(x), adapt), s)
+            inner[i] = self.dropout(F.silu(h).to(x.dtype))
+        skips = [self.resize(x, sizes and sizes[i]) for i, x in enumerate(sheets)]
+        if isinstance(self.skip, nn.Conv2d):
+            skips = convolve(self.skip, skips)
+        return [skip + x for skip, x in zip(skips, convolve(self.conv2, inner))]
 
-    def one(self, x: Tensor, scale: Tensor, shift: Tensor, size: tuple[int, int] | None, adapt: tuple | None) -> Tensor:
-        h = self.norm1(x)
-        if adapt:
-            h = torch.addcmul(adapt[0][1], h, adapt[0][0])
-        h = self.conv1(self.resize(F.silu(h).to(x.dtype), size))
-        n = self.norm2(h)
-        if adapt:
-            n = torch.addcmul(adapt[1][1], n, adapt[1][0])
-        h = F.silu(torch.addcmul(shift, n, scale)).to(h.dtype)
-        return self.skip(self.resize(x, size)) + self.conv2(self.dropout(h))
+    @staticmethod
+    def _adapted(x: Tensor, adapt: tuple[Tensor, Tensor] | None) -> Tensor:
+        return x if adapt is None else torch.addcmul(adapt[1], x, adapt[0])
 
     def resize(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         if self.resample == "down":

@@ -9,6 +9,7 @@ import os
 import pickle
 import pickletools
 import re
+import shutil
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -20,11 +21,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from tools import dist, fsdp, sharded
 from tools.files import replacing
 
 FORMAT = "triplane-video/1"
 STEP_FILE = re.compile(r"step-(\d{8,})\.pt")
 TENSOR = "tensor of this file"  # stands in JSON where a tensor belongs
+REST = "rest.pt"  # of a sharded checkpoint: all but the tensors
 PLAIN = {type(None), bool, int, float, str, bytes, torch.Size, torch.dtype}
 
 
@@ -56,11 +59,82 @@ def _assert_plain(value: Any, where: str) -> None:
         assert isinstance(value, Tensor) or type(value) in PLAIN, f"{where} is a {type(value)}"
 
 
-def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a file that save() wrote; anything else is a one-line ValueError with the file and the reason."""
-    payload = load_raw(path, map_location)
+def save_together(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Write what all processes hold, which all call this with the same path: a file, or a folder if some of it are shards.
+
+    The folder takes the name that the file would have; its tensors are written by those who hold them (see sharded.py).
+    """
+    path, tensors = Path(path), {}
+    rest = _parted(payload, "", tensors, {})
+    if not any(fsdp.is_sharded(value) for value in tensors.values()):
+        if dist.is_main():
+            save(path, payload)
+        dist.barrier()
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    if dist.is_main():
+        _remove(temporary)
+        temporary.mkdir(parents=True)
+        save(temporary / REST, rest)
+    dist.barrier()
+    sharded.write(temporary, tensors)
+    dist.barrier()
+    if dist.is_main():
+        _remove(path)
+        os.replace(temporary, path)
+    dist.barrier()
+
+
+def _parted(value: Any, name: str, tensors: dict[str, Tensor], places: dict[int, str]) -> Any:
+    """A value with {TENSOR: name} in place of its tensors, which move to `tensors`, each once."""
+    if isinstance(value, Tensor):
+        if id(value) not in places:
+            assert name not in tensors, f"two tensors are called {name}"
+            places[id(value)], tensors[name] = name, value
+        return {TENSOR: places[id(value)]}
+    if isinstance(value, Mapping):
+        return {key: _parted(item, f"{name}.{key}" if name else str(key), tensors, places) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_parted(item, f"{name}.{i}", tensors, places) for i, item in enumerate(value)])
+    return value
+
+
+def _joined(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Inverse of _parted."""
+    if isinstance(value, dict):
+        if set(value) == {TENSOR}:
+            return tensors[value[TENSOR]]
+        return {key: _joined(item, tensors) for key, item in value.items()}
+    return type(value)([_joined(item, tensors) for item in value]) if isinstance(value, (list, tuple)) else value
+
+
+def load(path: str | Path, map_location: str | torch.device = "cpu", like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read what save() or save_together() wrote; anything else is a one-line ValueError with the file and the reason.
+
+    Args:
+        like: a payload with the same tensors as a folder's, which are filled in place where their shapes fit, so that a
+            process reads no more than its shards; all processes then call this. Without it they come whole.
+    """
+    payload = _load_folder(Path(path), like) if like and sharded.is_folder(path) else load_raw(path, map_location)
     check_format(payload, path)
     return payload
+
+
+def _load_folder(path: Path, like: Mapping[str, Any] | None = None) -> Any:
+    targets: dict[str, Tensor] = {}
+    _parted(like or {}, "", targets, {})
+    rest = load_raw(path / REST)
+    try:
+        return _joined(rest, sharded.read(path, targets))
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: the tensor {error} is missing; copy it again") from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_format(payload: Any, path: str | Path) -> None:
@@ -80,6 +154,8 @@ def load_raw(path: str | Path, map_location: str | torch.device = "cpu", *, mmap
         mmap: leave the tensors on the disk until they are looked at; their checksums are not verified then.
     """
     path = Path(path)
+    if sharded.is_folder(path):
+        return _load_folder(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ValueError(f"checkpoint {path} {what}; give the path of a checkpoint file")
@@ -255,15 +331,16 @@ def load_strict(net: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
                          for kind, names in problems.items() if names)
         raise ValueError(f"{what} does not fit {type(net).__name__}: {text}; "
                          "use the configuration that the weights were trained with")
-    net.load_state_dict(state)
+    net.load_state_dict({name: fsdp.placed_like(value, own[name]) for name, value in state.items()})
 
 
 def file_hash(path: str | Path, kind: str = "sha256") -> str:
-    """Return the sha256 (or another sum that hashlib knows) of a file as hex."""
+    """Return the sha256 (or another sum that hashlib knows) of a file as hex; of a folder, of its files by their names."""
     digest = hashlib.new(kind)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for part in sorted(Path(path).iterdir()) if Path(path).is_dir() else [path]:
+        with open(part, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -291,7 +368,7 @@ def steps(folder: str | Path) -> list[tuple[int, Path]]:
 def latest(folder: str | Path) -> Path | None:
     """Return the newest whole training checkpoint of a folder, or None; a torn one is passed by, and told."""
     for _, path in reversed(steps(folder)):
-        if zipfile.is_zipfile(path):  # the directory of a zip file is its end
+        if zipfile.is_zipfile(path) or sharded.is_folder(path):  # the directory of a zip file is its end
             return path
         warnings.warn(f"{path} is torn, an older checkpoint is used", stacklevel=2)
     return None
@@ -301,6 +378,6 @@ def prune(folder: str | Path, keep: int) -> None:
     """Remove all but the `keep` newest training checkpoints, and what a killed writer left."""
     assert keep >= 1
     for _, path in steps(folder)[:-keep]:
-        path.unlink()
+        _remove(path)
     for path in Path(folder).glob("*.tmp"):
-        path.unlink()
+        _remove(path)

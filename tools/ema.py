@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tools import fsdp
+
 
 @dataclass(frozen=True)
 class EmaConfig:
@@ -25,12 +27,16 @@ class EmaConfig:
 
 
 class Ema:
-    """Float32 averages of a net's parameters on the net's device; buffers are those of the net itself."""
+    """Float32 averages of a net's parameters on the net's device; buffers are those of the net itself.
+
+    Of a sharded net (see fsdp.py) they are shards too, and `applied` needs them `gathered` by all processes before.
+    """
 
     def __init__(self, net: nn.Module, cfg: EmaConfig):
         self.net, self.cfg = net, cfg
         self.params = dict(net.named_parameters())  # tied parameters appear once
         self.copies = {d: [p.detach().float().clone() for p in self.params.values()] for d in cfg.decays}
+        self.whole: nn.Module | None = None  # in the first process, while gathered
 
     def decay(self, decay: float, step: int) -> float:
         """Return the decay per optimizer step that is in force at `step` (from 0)."""
@@ -42,9 +48,9 @@ class Ema:
         assert net is self.net, "an Ema belongs to the net that it was made for"
         if (step + 1) % self.cfg.every:
             return
-        now = [p.detach().float() for p in self.params.values()]
+        now = [fsdp.local(p.detach()).float() for p in self.params.values()]
         for decay, copies in self.copies.items():
-            torch._foreach_lerp_(copies, now, 1 - self.decay(decay, step) ** self.cfg.every)
+            torch._foreach_lerp_(fsdp.locals_of(copies), now, 1 - self.decay(decay, step) ** self.cfg.every)
 
     def weights(self, decay: float | None = None) -> dict[str, Tensor]:
         """Return the averaged state dict, which loads into the net (default: of the first decay).
@@ -57,9 +63,27 @@ class Ema:
                 for name, value in self.net.state_dict(keep_vars=True).items()}
 
     @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Put the averages of a sharded net together for a block, in the first process; all processes call this."""
+        if not fsdp.is_sharded(self.net):
+            yield
+            return
+        state = fsdp.gathered(self.weights())
+        if torch.distributed.get_rank() == 0:
+            self.whole = fsdp.whole_copy(self.net, state)
+        try:
+            yield
+        finally:
+            self.whole = None
+
+    @contextlib.contextmanager
     def applied(self, net: nn.Module, decay: float | None = None) -> Iterator[nn.Module]:
-        """Run a block with the averaged weights in the net, then put its own back, bit for bit."""
+        """Run a block with the averaged weights in the net that it is given, then put the net's own back, bit for bit."""
         assert net is self.net, "an Ema belongs to the net that it was made for"
+        if fsdp.is_sharded(net):
+            assert self.whole is not None and decay in (None, self.cfg.decays[0]), "averages of shards must be gathered before"
+            yield self.whole
+            return
         params = [p.detach() for p in self.params.values()]  # share memory with the parameters
         own = [p.clone() for p in params]
         torch._foreach_copy_(params, self._copies(decay))
@@ -83,7 +107,8 @@ class Ema:
             if list(saved) != list(self.params):
                 raise ValueError("the averaged weights in the checkpoint are of another network; "
                                  "use the configuration that it was trained with")
-            torch._foreach_copy_(copies, [saved[name].to(c.device) for name, c in zip(self.params, copies)])
+            placed = [fsdp.placed_like(saved[name].to(c.device), c) for name, c in zip(self.params, copies)]
+            torch._foreach_copy_(fsdp.locals_of(copies), fsdp.locals_of(placed))
 
     def _copies(self, decay: float | None) -> list[Tensor]:
         decay = self.cfg.decays[0] if decay is None else decay

@@ -83,7 +83,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _refuse_change(folder: Path, old: Mapping, new: Mapping, volatile: Set[str]) -> None:
     before, now = dict(_flat(old)), dict(_flat(new))
-    changed = [key for key in {**before, **now} if before.get(key, ABSENT) != now.get(key, ABSENT)
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)  # a new key that is null changes nothing
                and not any(key == v or key.startswith(v + ".") for v in volatile)]
     if changed:
         text = ", ".join(f"{k} {before.get(k, ABSENT)} -> {now.get(k, ABSENT)}" for k in changed[:3])

@@ -1,12 +1,12 @@
 """The one training loop: what happens at which step. Stages differ in train_step only."""
 
 import datetime
-import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tools import checkpoint, dist, plot, rng
+from tools import checkpoint, dist, fsdp, plot, replicas, rng
+from tools.best import PANEL, Best, measured_every
 from tools.log import Run
 from tools.memory import peak_bytes
+from tools.optim import allocate_moments
 
 MicroBatches = list[dict[str, Tensor]]
 MakeBatches = Callable[[int, int], Iterator[MicroBatches]]
@@ -31,8 +33,9 @@ class LoopConfig:
     keep: int = 2                   # checkpoints kept
     log_every: int = 50
     validate_every: int = 1000      # and at the end; 0 = never
-    patience: int = 0               # stop after so many validations without a better one; 0 = never
-    sample_every: int = 0           # 0 = never
+    patience: int = 0               # stop after so many measurements of `best` without a better one; 0 = never
+    best: str | None = None         # metric that picks model_best.pth, such as panel/psnr_pooled; None = of the stage
+    sample_every: int = 0           # also of panel/ metrics; 0 = never
     plot_every: int = 0             # 0 = never
 
     def __post_init__(self):
@@ -49,7 +52,7 @@ class LoopConfig:
 class Stage(Protocol):
     """What the loop asks of a training stage. `step` is the number of updates made before the call."""
 
-    best: tuple[str, str] | None  # the validation metric that picks model_best.pth, and "max" or "min"
+    best: tuple[str, str] | None  # the metric that picks model_best.pth, and "max" or "min"; see tools.best.best_metric
     optimizer: torch.optim.Optimizer  # whose rate is recorded
 
     def train_step(self, step: int, micro_batches: MicroBatches, total: int) -> Mapping[str, float | Tensor]:
@@ -64,6 +67,9 @@ class Stage(Protocol):
     def sample(self, step: int, folder: Path) -> None:
         """Write something to look at, in one process."""
 
+    def panel(self, step: int) -> Mapping[str, float]:
+        """Measure samples, after `sample` and like it; nothing where that is not asked for; may be absent."""
+
     def histograms(self, step: int) -> Mapping[str, Tensor]:
         """Return values whose distribution is worth watching, such as latents, in one process; may be absent."""
 
@@ -74,22 +80,10 @@ class Stage(Protocol):
         """Continue from state(), in every process."""
 
     def export(self, step: int, folder: Path, which: str) -> None:
-        """Write the model files of `which`, "last" or "best", to the run folder, in one process."""
+        """Write the model files of `which`, "last" or "best", to the run folder; all processes call it, the first writes."""
 
-
-@dataclass
-class Best:
-    """The best validation so far."""
-    value: float | None = None
-    step: int = 0
-
-    def update(self, value: float, mode: str, step: int) -> bool:
-        """Take in a validation and tell whether it is better than all before."""
-        better = math.isfinite(value) and (
-            self.value is None or (value > self.value if mode == "max" else value < self.value))
-        if better:
-            self.value, self.step = value, step
-        return better
+    def gathered(self) -> AbstractContextManager[None]:
+        """In this block, one process can validate and sample; where weights are shards all put them together; may be absent."""
 
 
 class Window:
@@ -166,7 +160,7 @@ class Training:
         self.step = 0           # updates made
         self.inside = False     # an update is half made
         self.due = False        # an update is made and not reported
-        self.best = Best()
+        self.best, self.judge = Best(), stage.best[0] if stage.best else ""
         self.window = Window()
         self.clock = time.monotonic()     # of the last log line; since then:
         self.timed, self.seconds, self.waited = 0, 0.0, 0.0  # steps, seconds in them, of which for data
@@ -176,7 +170,7 @@ class Training:
         own = checkpoint.latest(self.run.checkpoints) if dist.is_main() else None
         own, path = dist.broadcast_object((own is not None, own or resume))
         if path is not None:
-            payload = checkpoint.load(path)
+            payload = checkpoint.load(path, like=self._shards())
             if "stage" not in payload:
                 raise ValueError(f"{path} is a model file, wanted a run's checkpoints/step-*.pt; "
                                  "--init_from starts a new run from a model's weights")
@@ -193,9 +187,16 @@ class Training:
         if incomplete and self.finished():
             self.save()
 
+    def _shards(self) -> dict[str, Any] | None:
+        """Where a sharded checkpoint is read into, if this training is sharded."""
+        if not any(fsdp.is_sharded(value) for _, value in replicas.named_tensors(self.stage.state())):
+            return None
+        allocate_moments(self.stage.optimizer)
+        return {"stage": self.stage.state()}
+
     def finished(self) -> bool:
-        """Tell whether no step is left, or validation has not improved for too long."""
-        idle = self.cfg.patience * self.cfg.validate_every
+        """Tell whether no step is left, or what picks the best has not improved for too long."""
+        idle = self.cfg.patience * measured_every(self.cfg, self.judge)
         return self.step >= self.cfg.steps or bool(
             idle and self.best.value is not None and self.step - self.best.step >= idle)
 
@@ -218,10 +219,10 @@ class Training:
         """Do what is due after this step, but for the checkpoint, which comes last."""
         if self._due(self.cfg.log_every):
             self.log()
-        if self._due(self.cfg.validate_every):
-            self.validate()
-        if self._due(self.cfg.sample_every):
-            self.alone("sample", self.sample)
+        looks = [(self.cfg.validate_every, self.validate), (self.cfg.sample_every, self.sample)]
+        for every, look in reversed(looks) if self.judge.startswith(PANEL) else looks:  # the judge first: it may end the run
+            if self._due(every):
+                look()
         if self._due(self.cfg.plot_every):
             self.alone("plot", lambda: plot.plot(self.run.folder / "metrics.jsonl",
                                                  self.run.samples / "curves.png"))
@@ -233,9 +234,10 @@ class Training:
     def alone(self, what: str, call: Callable[[], Any]) -> Any:
         """Run a call in the first process only and return its result in all; torch's generator is kept."""
         result = None
-        if dist.is_main():
-            with rng.fork(self.seed, what, self.step):
-                result = call()
+        with getattr(self.stage, "gathered", nullcontext)():
+            if dist.is_main():
+                with rng.fork(self.seed, what, self.step):
+                    result = call()
         return dist.broadcast_object(result)
 
     def log(self) -> None:
@@ -254,9 +256,17 @@ class Training:
         self.clock, self.timed, self.seconds, self.waited = now, 0, 0.0, 0.0
 
     def sample(self) -> None:
-        """Let the stage write something to look at, and show what it has written."""
+        """Let the stage write something to look at, and measure samples if it does."""
+        values = self.alone("sample", self.show)
+        if values:
+            self.record("panel", values, "panel")
+
+    def show(self) -> dict[str, float]:
+        """Show what the stage has written, and return what it measured."""
         self.stage.sample(self.step, _made(self.run.samples))
         self.run.show(self.step, sorted(self.run.samples.glob(f"*{self.step:08d}.*")))
+        measured = getattr(self.stage, "panel", None)
+        return dict(measured(self.step)) if measured else {}
 
     def watch(self) -> None:
         """Show the distributions that the stage tells, if it tells any."""
@@ -265,27 +275,34 @@ class Training:
             self.run.histogram(self.step, name, values.detach().float().cpu().numpy())
 
     def validate(self) -> None:
-        """Measure the stage, and keep its weights if they are the best so far."""
+        """Measure the stage on held-out data."""
         self.alone("histograms", self.watch)
         values = self.alone("validate", lambda: dict(self.stage.validate(self.step)))
-        self.run.metrics(self.step, {f"validate/{name}": value for name, value in values.items()})
-        better = self.stage.best is not None and self.best.update(
-            values[self.stage.best[0]], self.stage.best[1], self.step)
-        if better and dist.is_main():
+        self.record("validate", values, "validation")
+
+    def record(self, group: str, values: Mapping[str, float], words: str) -> None:
+        """Record measurements, and keep the weights if they are the best so far by the metric that judges."""
+        self.run.metrics(self.step, {f"{group}/{name}": value for name, value in values.items()})
+        judges = self.stage.best is not None and self.judge.startswith(PANEL) == (group == "panel")
+        better = judges and self.best.update(values[self.judge.removeprefix(PANEL)], self.stage.best[1], self.step)
+        if better:
             self.stage.export(self.step, self.run.folder, "best")
-        self.run.log(f"step {self.step}/{self.cfg.steps}  validation: {_words(values)}"
-                     f"{'  (best)' if better else ''}")
+        self.run.log(f"step {self.step}/{self.cfg.steps}  {words}: {_words(values)}{'  (best)' if better else ''}")
 
     def save(self) -> None:
         """Write the model files, then the checkpoint: what a checkpoint promises is there before it is."""
         window = self.window.state()
         state = self.stage.state()
+        replicas.check(state, self.step)
+        self.stage.export(self.step, self.run.folder, "last")
+        path = None
         if dist.is_main():
-            self.stage.export(self.step, self.run.folder, "last")
             self.run.flush()
-            checkpoint.save(checkpoint.step_path(self.run.checkpoints, self.step), {
-                "kind": "training", "step": self.step, "stage": state, "window": window, "due": self.due,
-                "best": (self.best.value, self.best.step)})
+            path = checkpoint.step_path(self.run.checkpoints, self.step)
+        checkpoint.save_together(dist.broadcast_object(path), {
+            "kind": "training", "step": self.step, "stage": state, "window": window, "due": self.due,
+            "best": (self.best.value, self.best.step)})
+        if dist.is_main():
             checkpoint.prune(self.run.checkpoints, self.cfg.keep)
         dist.barrier()
 

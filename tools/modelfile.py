@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from tools import checkpoint
+from tools import checkpoint, dist, fsdp, sharded
 from tools.ema import Ema
 
 WEIGHTS = {"ema": "ema_model_last.pth", "raw": "model_last.pth", "best": "model_best.pth"}
@@ -35,7 +35,7 @@ def locate(path: str | Path, weights: str = "ema") -> Path:
     path = Path(path)
     if weights not in WEIGHTS:
         raise ValueError(f"weights={weights} is not known; use one of {', '.join(WEIGHTS)}")
-    if path.is_file():
+    if path.is_file() or sharded.is_folder(path):
         return path
     if not path.exists():
         raise ValueError(f"no model at {path}; give a model file or a run folder such as results/first_stage_main_UCF101_42")
@@ -101,14 +101,17 @@ def to_safetensors(model: str | Path, out: str | Path, weights: str = "ema") -> 
 
 
 def write_models(folder: Path, which: str, net: nn.Module, ema: Ema, common: dict[str, Any]) -> None:
-    """Write a run's model files.
+    """Write a run's model files, whole; all processes call this, and the first one writes.
 
     Args:
         which: "last" is model_last.pth and ema_model_last.pth; "best" is model_best.pth, of the averaged weights.
         common: kind, config, step and extra (see ModelFile).
     """
     weights = {"best": ema.weights()} if which == "best" else {"raw": net.state_dict(), "ema": ema.weights()}
-    for name, state in weights.items():
-        checkpoint.save(folder / WEIGHTS[name], common | {"state": state, "weights": name})
+    files = [(WEIGHTS[name], name, state) for name, state in weights.items()]
     for decay in ema.cfg.decays[1:] if which == "last" else ():  # the other averages, to be compared
-        checkpoint.save(folder / f"ema_{decay}_model_last.pth", common | {"state": ema.weights(decay), "weights": "ema"})
+        files.append((f"ema_{decay}_model_last.pth", "ema", ema.weights(decay)))
+    for file, name, state in files:
+        whole = fsdp.gathered(state)
+        if dist.is_main():
+            checkpoint.save(folder / file, common | {"state": whole, "weights": name})

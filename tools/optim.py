@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tools import dist, fsdp
+
 SCHEDULES = ("constant", "cosine")
 
 
@@ -60,6 +62,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     optimizer.load_state_dict(state)
     for group, settings in zip(optimizer.param_groups, own):
         group.update(settings)
+    for p, moments in optimizer.state.items():
+        moments.update({name: fsdp.placed_like(value, p) for name, value in moments.items() if name != "step"})
+
+
+def allocate_moments(optimizer: torch.optim.AdamW) -> None:
+    """Make the moments that the first update would make, so that saved ones can be read into their place."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p not in optimizer.state:
+                optimizer.state[p] = {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p),
+                                      "exp_avg_sq": torch.zeros_like(p)}
 
 
 @torch.no_grad()
@@ -68,7 +81,8 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return torch.zeros(())
-    return torch.stack(torch._foreach_norm(grads)).norm()
+    norm = torch.stack(torch._foreach_norm(fsdp.locals_of(grads))).norm()
+    return dist.all_reduce_sum(norm.square()).sqrt() if fsdp.is_sharded(grads[0]) else norm
 
 
 @torch.no_grad()
@@ -91,7 +105,7 @@ def apply_update(optimizer: torch.optim.Optimizer, net: nn.Module, cfg: OptimCon
     if not torch.isfinite(checked):  # the one wait for the device in a step
         raise FloatingPointError(_not_finite(net, step, norm, loss))
     if cfg.clip_norm is not None:
-        grads = [p.grad for p in net.parameters() if p.grad is not None]
+        grads = fsdp.locals_of(p.grad for p in net.parameters() if p.grad is not None)
         torch._foreach_mul_(grads, (cfg.clip_norm / (norm + 1e-6)).clamp(max=1.0))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, cfg, steps)
@@ -104,7 +118,7 @@ def _not_finite(net: nn.Module, step: int, norm: Tensor, loss: Tensor | None) ->
     if loss is not None and not torch.isfinite(loss):
         what = f"the loss is {loss.item()}"
     else:
-        grads = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+        grads = {name: fsdp.local(p.grad) for name, p in net.named_parameters() if p.grad is not None}
         bad = [name for name, grad in grads.items() if not grad.isfinite().all()]
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         what = f"the gradient of {', '.join(bad[:3])}{more} is not finite" if bad \

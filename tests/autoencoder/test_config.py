@@ -31,6 +31,17 @@ def test_nonsense_is_refused_with_its_value(setting, message):
         AutoencoderTrainConfig(**setting)
 
 
+@pytest.mark.parametrize("weight, asked, wanted", [
+    (0.0, None, ("psnr", "max")), (0.1, None, ("sharpness_gap", "min")), (0.1, "psnr", ("psnr", "max"))])
+def test_the_best_is_picked_by_what_is_measured(weight, asked, wanted):
+    assert settled(loss={"adversarial_weight": weight}, loop={"best": asked}).best() == wanted
+
+
+def test_a_metric_of_an_adversarial_run_is_not_one_of_another():
+    with pytest.raises(ValueError, match=r'loop\.best="sharpness_gap" .*known: psnr$'):
+        settled(loop={"best": "sharpness_gap"})
+
+
 def test_the_ends_of_a_range_belong_to_it():
     ends = {"held_frames": 1, "flip": 1, "reverse": 1, "autocast": "bf16", "validation_clips": 1}
     assert vars(AutoencoderTrainConfig(**ends)).items() >= ends.items()

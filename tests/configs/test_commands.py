@@ -5,7 +5,7 @@ import yaml
 from fakes import autoencoder, autoencoder_payload, first_config
 
 from configs import commands
-from configs.commands import COMMANDS, VOLATILE, main_config, open_run
+from configs.commands import COMMANDS, OF_PANEL, VOLATILE, main_config, open_run
 from configs.schema import FOLDER, SCHEMAS, keys_of
 from main import Parser, main
 from tests.tiny import ROOT
@@ -98,10 +98,28 @@ def test_a_run_is_continued_only_with_what_decides_no_weight(tmp_path, change, a
         open_run(args, cfg, {})
 
 
+@pytest.mark.parametrize("judge, change, allowed", [
+    (None, "train.panel_clips=3", True), (None, "train.sample_steps=9", True), ("panel/ssim", "train.panel_fvd=true", True),
+    ("panel/ssim", "loop.sample_every=9", True), (None, "loop.best=panel/ssim", False), ("panel/ssim", "loop.best=loss", False),
+    ("panel/ssim", "train.panel_clips=3", False), ("panel/ssim", "train.sample_steps=9", False)])
+def test_a_panel_that_picks_the_best_weights_stays_as_it_is(tmp_path, judge, change, allowed):
+    words = ["--exp", "ddpm", "--data", "SHAPES", "--results", tmp_path, "train.panel_clips=2", "loop.sample_every=5"]
+    for more in ([], [change]):
+        args = parsed(*words, *([f"loop.best={judge}"] if judge else []), *more)
+        cfg = main_config(args)
+        if more and not allowed:
+            with pytest.raises(ValueError, match=f"holds a run with other settings: {change.split('=')[0]} "):
+                open_run(args, cfg, {})
+            return
+        run = open_run(args, cfg, {})
+        run.metrics(1, {"train/loss": 1.0})
+        run.close()
+
+
 def test_what_may_change_are_keys_that_exist():
     valid = {key for schema in SCHEMAS.values() for key in keys_of(schema)}
     valid |= {key.split(".")[0] for key in valid} | {"run.resume"}
-    assert valid >= VOLATILE
+    assert valid >= VOLATILE | OF_PANEL
 
 
 def test_the_same_folder_with_and_without_a_slash_is_the_same_run(monkeypatch, tmp_path):

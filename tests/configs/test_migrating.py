@@ -1,23 +1,31 @@
 """docs/migrating.md: what it says of ours exists, and nothing of theirs is left out."""
 
+import importlib.util
 import re
 
 import pytest
 
 from autoencoder.model import ARCHITECTURES
-from configs.commands import FLAGS
+from configs.commands import COMMANDS, FLAGS
 from configs.schema import SCHEMAS, keys_of
+from evals.carla_config import CarlaConfig
+from evals.protocol import METRICS
 from latent_diffusion import schedule
 from latent_diffusion.condition import CONDITIONS
 from latent_diffusion.masks import MASKS
 from tests.tiny import ROOT
+from tools.fetch_data import DATASETS
+from tools.sources import SOURCES
+from tools.weights import WEIGHTS
 
 TEXT = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S))
 HELP = {flag.name: flag.options["help"] for flags in FLAGS.values() for flag in flags}
 OWN_FLAGS = {*HELP, "--exp", "--dry-run", "--config_mod"}
-KEYS = {key for schema in SCHEMAS.values() for key in keys_of(schema)}
-PLUG_INS = {"mask": MASKS, "condition": CONDITIONS, "model.options": ARCHITECTURES}
+KEYS = {key for schema in (*SCHEMAS.values(), CarlaConfig) for key in keys_of(schema)}
+PLUG_INS = {"mask": MASKS, "condition": CONDITIONS, "model.options": ARCHITECTURES, "data.options": SOURCES}
+VALUES = {"--exp": COMMANDS, "--data": SOURCES, "--metrics": METRICS, "--name": {*WEIGHTS, *DATASETS, "list"}}
+LAUNCHERS = ("torchrun", "python")
 FILE = re.compile(r"\.(pth|pt|json|jsonl|ya?ml|npy|npz|md|py|txt|csv|png|gif|mp4)$")
 
 
@@ -44,7 +52,7 @@ def ours():
     """Everything in backticks that is about this project: the prose, and the second column of the tables."""
     prose = "\n".join(line for line in TEXT.splitlines() if not line.startswith("|"))
     cells = [row[1] for section in SECTIONS for row in rows(section)]
-    return sorted({token for text in (prose, *cells) for token in backticks(text) if not token.startswith("torchrun")})
+    return sorted({token for text in (prose, *cells) for token in backticks(text) if not token.startswith(LAUNCHERS)})
 
 
 @pytest.mark.parametrize("token", ours())
@@ -57,9 +65,30 @@ def test_flags_and_keys_of_ours_exist(token):
             assert exists(key[1])
 
 
+@pytest.mark.parametrize("token", [token for token in ours() if "--" in token])
+def test_what_flags_of_ours_are_given_exists(token):
+    for flag, value in re.findall(r"(--\w+) (?!-)(\S+)", token):
+        for name in value.split(",") if flag in VALUES else ():
+            assert name in VALUES[flag]
+
+
+def test_modules_of_ours_exist():
+    modules = set(re.findall(r"python -m ([\w.]+)", TEXT))
+    assert modules and all(map(importlib.util.find_spec, modules))
+
+
+def test_names_of_ours_exist():
+    datasets = {token for token in ours() if re.fullmatch(r"[A-Z]+\d*", token)}
+    fetched = {token for token in ours() if re.fullmatch(r"[a-z]\w*(-\w+)+|i3d|c3d", token)}
+    assert {"KTH", "SMMNIST"} <= datasets <= {*SOURCES}
+    assert {"pvdm-sky", "carla-classifier"} <= fetched <= {*WEIGHTS, *DATASETS}
+
+
 def test_what_does_not_exist_would_be_noticed():
-    assert not any(map(exists, ("optim.rl", "mask.p_pst", "condition.see", "rollout.one_fram", "optimizer.lr")))
-    assert all(map(exists, ("optim.lr", "mask.p_past", "condition.sees", "model.options.time_patch", "mask.name")))
+    assert not any(map(exists, ("optim.rl", "mask.p_pst", "condition.see", "rollout.one_fram", "optimizer.lr",
+                                "data.options.digit_count")))
+    assert all(map(exists, ("optim.lr", "mask.p_past", "condition.sees", "model.options.time_patch", "mask.name",
+                            "data.options.number", "train.augment")))
 
 
 @pytest.mark.parametrize("token", [token for token in ours() if "name=" in token])
@@ -74,7 +103,7 @@ def test_every_row_tells_what_it_became_or_why_it_is_gone(section):
     for row in rows(section):
         assert len(row) == 2 and all(row), row
         gone = re.search(r"\bgone\b", row[1])
-        assert backticks(row[1]) or gone or row[1].startswith(("not yet: ", "always"))
+        assert backticks(row[1]) or gone or row[1].startswith("always")
         if gone:
             assert re.search(r"\bgone(: | in training: )\w+|are gone: \w+", row[1]), row
 

@@ -205,7 +205,8 @@ def test_without_out_the_result_is_printed(tmp_path, capsys):
     (["--real", "a"], "got no --fake"), (["--fake", "a"], "got no --real"),
     (["--input", "x"], "with --model RUN, or released"), (["--model", "1"], "maps --input DIR, or --data CARLA"),
     (["--model", "1", "--input", "x", "--data", "CARLA", "--out", "y"], "--input x, --data CARLA"),
-    (["--model", "1", "--input", "x"], "needs --out DIR"), (["--real", "nowhere", "--fake", "b"], "--real nowhere: no such folder"),
+    (["--model", "1", "--input", "x"], "needs --out DIR"),
+    (["--real", "nowhere", "--fake", "b"], "--real nowhere: no such folder"),
     (["--model", "1", "--input", "x", "--batch_size", "0"], "--batch_size must be at least 1"),
     (["--real", "a", "--fake", "b", "--known_frames", "maybe"], "--known_frames must be exclude or include"),
 ])
@@ -223,11 +224,16 @@ def test_videos_without_a_speed_are_told(capsys, tmp_path, ways, error):
     assert error in refused(capsys, "--real", tmp_path / "real", "--fake", tmp_path / "fake")
 
 
-@pytest.mark.parametrize("text, error", [("{", "damaged JSON"), ("[]", "holds a list"), ('{"known_frames": ["a"]}', "known_frames is")])
+@pytest.mark.parametrize("text, error", [("{", "damaged JSON"), ("[]", "holds a list"),
+                                         ('{"known_frames": ["a"]}', "known_frames is")])
 def test_a_broken_record_is_told(capsys, tmp_path, text, error):
     put_coords(tmp_path / "real", coords_0=[0.3] * 20)
     put_coords(tmp_path / "fake/coords", a=[0.3] * 20)
     (tmp_path / "fake/coords.json").write_text(text)
     assert error in refused(capsys, "--real", tmp_path / "real", "--fake", tmp_path / "fake")
-    (tmp_path / "empty").mkdir()
-    assert "holds no coordinates (an empty folder)" in refused(capsys, "--real", tmp_path / "real", "--fake", tmp_path / "empty")
+
+
+def test_a_folder_without_coordinates_is_told(capsys, tmp_path):
+    put_coords(tmp_path / "real", coords_0=[0.3] * 20)
+    (tmp_path / "none").mkdir()
+    assert "holds no coordinates (an empty folder)" in refused(capsys, "--real", tmp_path / "real", "--fake", tmp_path / "none")

@@ -25,6 +25,7 @@ def test_a_run_folders_settings_come_back(tmp_path):
     (lambda: FramesConfig(resolution=0), "data.resolution must be at least 1"),
     (lambda: FramesConfig(name="CARLO"), "CARLA"),
     (lambda: CarlaTrainConfig(validation_frames=0), "train.validation_frames must be at least 1, got 0"),
+    (lambda: load_config(CarlaConfig, None, {}, ["loop.best=loss"]), "known: error, error_in_cell, accuracy"),
     (lambda: load_config(CompareConfig, None, {}, ["speed.gap=0"]), "speed.gap must be above 0"),
     (lambda: load_config(CompareConfig, None, {}, ["speed.limt=3"]), 'did you mean "speed.limit"'),
 ])

@@ -85,7 +85,8 @@ def test_a_torn_file_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("coords, error", [
-    (None, r"coords_1.npy: no such file; .* beside it"), (drive(1, 6), r"coords_1.npy: holds 6 places, but video video_1 has 7"),
+    (None, r"coords_1.npy: no such file; .* beside it"),
+    (drive(1, 6), r"coords_1.npy: holds 6 places, but video video_1 has 7"),
     (drive(1, 7) + 400, r"coords_1.npy: the place \(.*\) is not on the map"),
 ])
 def test_coordinates_that_cannot_be_of_the_drive_are_told(tmp_path, coords, error):

@@ -12,13 +12,13 @@ from tests.tiny import run
 from tools import checkpoint
 from tools.log import read_metrics
 
-FAST = ("--exp", "carla", "--data", "CARLA", "model.arch=small", "--resolution", "16", "--workers", "0", "optim.schedule=constant",
-        "optim.warmup=0", "train.validation_frames=64")
+FAST = ("--exp", "carla", "--data", "CARLA", "model.arch=small", "--resolution", "16", "--workers", "0",
+        "optim.schedule=constant", "optim.warmup=0", "train.validation_frames=64")
 
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    return put_town(tmp_path_factory.mktemp("data") / "no-traffic", drives=12)
+    return put_town(tmp_path_factory.mktemp("data") / "no-traffic", drives=42, length=12)
 
 
 def trained(town, results, *words):
@@ -33,11 +33,11 @@ def values(folder, name):
 def test_places_of_new_drives_are_learned(town, tmp_path):
     folder = trained(town, tmp_path, "--steps", 120, "--batch_size", 32, "optim.lr=2e-3", "train.augment=false",
                      "loop.validate_every=40", "loop.sample_every=120")
-    test = [drive(number) for number in (10, 11)]
+    test = [drive(number, 12) for number in (40, 41)]
     locator = load_carla(folder)
     errors = [np.linalg.norm(locator.coordinates(look(coords)) - coords, axis=1) for coords in test]
-    spread = np.linalg.norm(np.concatenate(test) - np.concatenate([drive(n) for n in range(10)]).mean(0), axis=1).mean()
-    assert np.mean(errors) < spread / 3
+    spread = np.linalg.norm(np.concatenate(test) - np.concatenate([drive(n, 12) for n in range(40)]).mean(0), axis=1).mean()
+    assert np.mean(errors) < spread / 4
     assert min(values(folder, "validate/error")) == pytest.approx(np.mean(errors), rel=1e-3)
     assert values(folder, "validate/accuracy")[-1] > 0.5
     assert f"errs by {spread:.4g} m" in (folder / "log.txt").read_text()
@@ -51,9 +51,8 @@ def test_a_run_that_stops_and_goes_on_ends_in_the_same_weights(town, tmp_path):
     parts = trained(town, tmp_path / "parts", *words, "--steps", 4)
     first, second = (checkpoint.load(checkpoint.latest(folder / "checkpoints"))["stage"] for folder in (whole, parts))
     assert checkpoint.state_hash(first["net"]) == checkpoint.state_hash(second["net"])
-    assert values(parts, "train/loss") == values(whole, "train/loss")[-1:] or len(values(parts, "train/loss")) == 2
     start = checkpoint.load(checkpoint.step_path(whole / "checkpoints", 2))["stage"]["net"]
-    for part in ("classifier.fc.weight", "regressor.resnet.layers.0.0.weight", "regressor.regressors.0.bias"):
+    for part in ("classifier.fc.weight", "regressor.resnet.layers.0.0.weight", "regressor.regressors.11.bias"):
         assert not torch.equal(start[part], first["net"][part])  # both networks and their heads are trained
 
 

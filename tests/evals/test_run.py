@@ -1,10 +1,14 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from media import flat, put_samples, save
 
-from evals.run import evaluate, run, write_report
+from evals.run import evaluate, run, settle, write_report
+from tests.tiny import environment
 
 
 def shifted(frames, offset=5):
@@ -124,6 +128,164 @@ def test_videos_of_many_sizes_give_the_same_at_any_batch_size(tmp_path, batch_si
     assert result["protocol"]["frames"] == [2, 4] and result["protocol"]["resolution"] == [[12, 12], [16, 24]]
 
 
+# sets, and protocols
+
+def level(value, t=16, size=16):
+    """A video of which the small network says `value` eight times; it moves, that nobody is warned."""
+    frames = np.full((t, size, size, 3), value, np.uint8)
+    frames[0, ..., 0] += 1
+    return frames
+
+
+@pytest.fixture
+def sets(tmp_path, small_nets):
+    """Five true videos of 20 frames in folders, and three made ones of 16 with other names."""
+    for i, value in enumerate((100, 110, 120, 130, 140)):
+        save(tmp_path / "real" / "abcab"[i] / f"r{i}.npy", level(value, t=20))
+    for i, value in enumerate((150, 160, 170)):
+        save(tmp_path / "fake" / f"x{i}.npy", level(value))
+    return tmp_path / "real", tmp_path / "fake"
+
+
+def test_sets_need_neither_names_nor_equal_numbers(sets):
+    result = evaluate(*sets, metrics="fvd,inception_score")
+    fvd = result["metrics"]["fvd"]
+    # The small network gives eight equal numbers: (40^2 + (s - r)^2) * 8, with s, r the standard deviations of the levels.
+    assert fvd["mean"] == pytest.approx(8 * (40 ** 2 + (10 - 250 ** 0.5) ** 2), rel=1e-3)
+    assert (result["n_real"], result["n_fake"]) == (5, 3) and result["protocol"]["sets"]["frames"] == 16
+    assert result["metrics"]["inception_score"]["n"] == 3 and result["unpaired"] == {"real": [], "fake": []}
+    assert any("a perfect model would score" in words for words in result["warnings"])
+
+
+def test_sets_of_two_sizes_are_refused(sets):
+    save(sets[1] / "x0.npy", level(9, size=24))
+    with pytest.raises(ValueError, match=r"x0.npy is 24x24 but .* is 16x16; .*--resolution 16"):
+        evaluate(*sets, metrics="fvd")
+    assert evaluate(*sets, metrics="fvd", resolution=16)["protocol"]["resolution"] == [16, 16]
+
+
+def test_a_changed_protocol_renames_what_it_measures(sets):
+    drawn = settle("styleganv-16f", changes={"n_real": 4, "ddof": 1})
+    result = evaluate(*sets, protocol=drawn, i3d="weights.pt")
+    assert list(result["metrics"]) == ["fvd[n_real=4,ddof=1]"]
+    assert result["n_real"] == 4 and result["protocol"]["changes"] == ["n_real", "ddof"]
+    assert list(evaluate(*sets, protocol="styleganv-16f", i3d="weights.pt")["metrics"]) == ["fvd"]
+
+
+def test_features_of_true_videos_are_looked_at_once(sets, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDEO_CACHE", str(tmp_path / "cache"))
+    for path in sets[0].rglob("*.npy"):
+        os.utime(path, (1e9, 1e9))
+    first = evaluate(*sets, metrics="fvd")
+    monkeypatch.setattr("evals.fvd.FrechetVideoDistance.update_real", lambda *_: 1 / 0)
+    again = evaluate(*sets, metrics="fvd")
+    kept = [r["protocol"]["sets"]["real_features"]["fvd"]["from_cache"] for r in (first, again)]
+    assert kept == [False, True] and again["metrics"] == first["metrics"]
+
+
+def test_several_seeds_draw_other_true_videos(sets):
+    result = evaluate(*sets, metrics="fvd", protocol=settle("custom", changes={"n_real": 3, "seeds": 3}))
+    alone = [evaluate(*sets, metrics="fvd", protocol=settle("custom", changes={"n_real": 3, "seed": s})) for s in range(3)]
+    assert result["metrics"]["fvd"]["seeds"]["values"] == [mean(one, "fvd") for one in alone]
+    assert len({mean(one, "fvd") for one in alone}) > 1
+
+
+@pytest.fixture
+def predictions(tmp_path, small_nets):
+    """Two samples of each of three videos, the first four of 16 frames given; the second sample is nearer."""
+    for i in range(3):
+        save(tmp_path / "out" / "real" / f"{i:05d}.npy", level(100 + i))
+        for k, far in enumerate((20, 10)):
+            frames = level(100 + i)
+            frames[4:] += np.uint8(far)
+            save(tmp_path / "out" / "samples" / f"{i:05d}_{k:02d}.npy", frames)
+    (tmp_path / "out" / "sample.json").write_text(json.dumps({"known_frames": [0, 1, 2, 3], "samples_per_video": 2}))
+    return tmp_path / "out"
+
+
+def test_mcvd_takes_the_best_sample_and_fvd_with_given_frames_and_without(predictions):
+    result = evaluate(predictions, predictions, metrics="psnr_mcvd,fvd", protocol="mcvd")
+    assert mean(result, "psnr_mcvd") == pytest.approx(db(100))
+    metrics = result["metrics"]
+    assert set(metrics) == {"psnr_mcvd", "fvd", "fvd[known_frames=exclude]"}
+    assert [metrics[k]["known_frames"] for k in ("fvd", "fvd[known_frames=exclude]")] == ["include", "exclude"]
+    # Means move by 15 over all made frames, and by 12 / 16 of that over all frames.
+    assert metrics["fvd"]["mean"] < 0.7 * metrics["fvd[known_frames=exclude]"]["mean"]
+    assert metrics["fvd"]["trajectories"]["k"] == 2
+    assert any("fewer than the 10 samples" in words for words in result["warnings"])
+
+
+def test_fvd_counts_given_frames_unless_told_otherwise(predictions):
+    plain, less = (evaluate(predictions, predictions, metrics="fvd", known_frames=rule)["metrics"]["fvd"]
+                   for rule in (None, "exclude"))
+    assert (plain["known_frames"], less["known_frames"]) == ("include", "exclude") and plain["mean"] < 0.7 * less["mean"]
+
+
+def test_frames_of_both_are_cut_alike(truth, tmp_path):
+    fake = made(tmp_path, lambda name: np.concatenate([shifted(flat(int(name))), flat(9)]))
+    result = evaluate(truth, fake, metrics="psnr", protocol=settle("custom", changes={"frames": 2, "stride": 2}))
+    assert mean(result) == pytest.approx(db(25)) and result["protocol"]["frames_compared"] == [0, 2]
+    with pytest.raises(ValueError, match="has 4 frames, but 5 count"):
+        evaluate(truth, fake, metrics="psnr", protocol=settle("custom", changes={"frames": 5}))
+
+
+def test_what_reconstruct_wrote_is_compared_at_its_size(tmp_path):
+    save(tmp_path / "videos" / "sub" / "v.npy", flat(0, h=32, w=48))
+    save(tmp_path / "out" / "recon" / "v.npy", shifted(flat(0, h=16, w=16)))
+    save(tmp_path / "out" / "latent" / "v.npy", np.zeros((4, 9), np.float32))
+    (tmp_path / "out" / "metrics.json").write_text("{}")
+    for fake in ("out", "out/recon"):
+        result = evaluate(tmp_path / "videos", tmp_path / fake, metrics="psnr")
+        assert mean(result) == pytest.approx(db(25)) and "the size of the reconstruction" in result["protocol"]["resize"]
+
+
+def test_damaged_videos_are_skipped_and_listed_if_asked_for(truth, tmp_path):
+    fake = made(tmp_path, lambda name: shifted(flat(int(name))))
+    (fake / "00001.npy").write_bytes((fake / "00001.npy").read_bytes()[:200])
+    result = evaluate(truth, fake, metrics="psnr", protocol=settle("custom", changes={"on_error": "skip"}))
+    assert result["metrics"]["psnr"]["n"] == 2 and len(result["dropped"]) == 1 and "00001.npy" in result["dropped"][0]
+    assert any("1 videos are left out" in words for words in result["warnings"])
+
+
+@pytest.mark.parametrize("options, words", [({"i3d": "x"}, "--i3d x is for the metric fvd"),
+                                            ({"options": {"lpips": {"size": 8}}}, "lpips.size is of a metric")])
+def test_options_of_metrics_that_are_not_asked_for_are_refused(truth, options, words):
+    with pytest.raises(ValueError, match=words):
+        evaluate(truth, truth, metrics="psnr", **options)
+
+
+WORKER = """
+import json, sys
+from evals.run import evaluate
+from tools import dist
+dist.start()
+for fake in sys.argv[2:4]:
+    try:
+        result = evaluate(sys.argv[1], fake, metrics="psnr,ssim", batch_size=2)
+    except ValueError as error:
+        result = {"metrics": str(error)}
+    if dist.is_main():
+        print(json.dumps(result["metrics"]))
+dist.stop()
+"""
+
+
+def test_two_processes_give_the_digits_of_one_and_its_errors(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        for side in ("real", "fake", "bad"):
+            save(tmp_path / side / f"v{i}.npy", rng.integers(0, 256, (3, 16, 16, 3), np.uint8))
+    save(tmp_path / "bad" / "v3.npy", flat(0, t=2, h=16, w=16))  # of the second process
+    (tmp_path / "worker.py").write_text(WORKER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "worker.py")]
+    done = subprocess.run([*launch, *(str(tmp_path / side) for side in ("real", "fake", "bad"))], env=environment(),
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    good, bad = map(json.loads, done.stdout.splitlines())
+    alone = evaluate(tmp_path / "real", tmp_path / "fake", metrics="psnr,ssim", batch_size=2)["metrics"]
+    assert good == json.loads(json.dumps(alone)) and "v3.npy has 2 frames" in bad
+
+
 # errors and output
 
 @pytest.mark.parametrize("options, words", [
@@ -155,7 +317,7 @@ def test_a_damaged_video_is_an_error(truth, tmp_path):
 
 
 def test_the_command_writes_json_and_shows_progress_on_stderr(truth, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("evals.run.BAR_DELAY", 0)
+    monkeypatch.setattr("evals.passes.BAR_DELAY", 0)
     out = tmp_path / "new" / "folder" / "result.json"
     run(real=str(truth), fake=str(truth), metrics="psnr,psnr_pooled,ssim", out=str(out))
     result = json.loads(out.read_text())

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 from latent_diffusion.config import DiffusionStageConfig, DiffusionTrainConfig, HistoryNoiseConfig
 from latent_diffusion.process import PARAMETRISATIONS, ProcessConfig
 from latent_diffusion.schedule import ScheduleConfig
+from tools.loop import LoopConfig
 
 RESIDUAL = {"name": "concat", "residual": True}
 
@@ -17,10 +18,26 @@ RESIDUAL = {"name": "concat", "residual": True}
     ({"validation_clips": 0}, r"at least 1, got 0 and 20"),
     ({"sample_steps": 0}, r"at least 1, got 32 and 0"),
     ({"shift": -1}, r"train\.shift .*-1"),
+    ({"panel_clips": -1}, r"train\.panel_clips .*0 .*to 32, got -1"),
+    ({"panel_clips": 33}, r"train\.panel_clips .*to 32, got 33"),
+    ({"panel_clips": 1, "panel_fvd": True}, r"train\.panel_fvd=true needs train\.panel_clips of at least 2, got 1"),
 ])
 def test_nonsense_is_refused_with_its_value(setting, message):
     with pytest.raises(ValueError, match=message):
         DiffusionTrainConfig(**setting)
+
+
+def test_the_metric_that_picks_the_best_is_one_that_is_measured():
+    assert DiffusionStageConfig().best() == ("loss", "min")
+    panel = DiffusionTrainConfig(panel_clips=4)
+    for name in ("panel/psnr_pooled", "panel/ssim"):
+        assert DiffusionStageConfig(train=panel, loop=LoopConfig(sample_every=5, best=name)).best() == (name, "max")
+    with pytest.raises(ValueError, match=r"loop\.best=panel/ssim needs train\.panel_clips above 0"):
+        DiffusionStageConfig(loop=LoopConfig(sample_every=5, best="panel/ssim"))
+    with pytest.raises(ValueError, match=r"train\.panel_clips=4 .*loop\.sample_every=0"):
+        DiffusionStageConfig(train=panel)
+    with pytest.raises(ValueError, match="known: loss, panel/psnr_pooled, panel/ssim"):
+        DiffusionStageConfig(loop=LoopConfig(best="psnr"))
 
 
 @pytest.mark.parametrize("setting", [{"sigma": 1.5}, {"sigma": -0.1}, {"rate": 0.0}, {"rate": 1.1}])

@@ -80,6 +80,17 @@ def test_the_numbers_are_where_they_are_promised(finished):
     assert found["repeat_last_psnr"] > found["reconstruction_psnr"]
 
 
+def test_the_other_tasks_stand_beside_their_baselines(finished):
+    others = metrics(finished)["others"]
+    assert set(others) == {"predict_backward", "interpolate", "infill"}
+    for task, numbers in others.items():
+        assert set(numbers) == {"sample", "nearest", "blend"} and all(0 < value < 100 for value in numbers.values())
+    # of one given side a blend is the frame at its end; between two sides it follows what moves evenly
+    assert others["predict_backward"]["blend"] == others["predict_backward"]["nearest"]
+    assert others["infill"]["blend"] > others["infill"]["nearest"]
+    assert (finished / "demo" / "tasks.png").is_file()
+
+
 def test_the_page_is_one_file_with_videos_and_the_numbers(finished):
     text = (finished / "demo" / "index.html").read_text(encoding="utf-8")
     page = Sources(text)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from fakes import video
 from sampling import make_model, refused
 
@@ -106,6 +107,44 @@ def test_what_would_fail_at_the_end_fails_before_the_first_sample(model, videos,
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and all(part.replace("{tmp}", str(tmp_path)) in line for part in parts), line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_protocol_says_how_a_model_samples_and_the_line_renames(model, videos, tmp_path):
+    words = ("--protocol", "mcvd", "--metrics", "psnr_mcvd", "--num_videos", 1, "--samples_per_video", 2)
+    assert of_model(model, videos, *words, "--out", tmp_path / "m.json") == 0
+    result = json.loads((tmp_path / "m.json").read_text())
+    assert list(result["metrics"]) == ["psnr_mcvd[samples_per_video=2,num_videos=1,steps=1]"]
+    sample = result["protocol"]["sample"]
+    assert (sample["sampler"]["name"], sample["steps"]) == ("ddpm", "1")  # the former of the protocol
+    entry = next(iter(result["metrics"].values()))
+    assert result["n_fake"] == 2 and entry["mean"] == entry["best_of_k"]["mean"]
+
+
+def test_seeds_are_sampled_each_and_averaged(model, videos, tmp_path):
+    words = ("--weights", "raw", "--seed", 5, "--metrics", "psnr", "--out", tmp_path / "m.json")
+    assert of_model(model, videos, "protocol.seeds=2", *words) == 0
+    entry = json.loads((tmp_path / "m.json").read_text())["metrics"]["psnr"]
+    one = [evals.run.evaluate(*(tmp_path / "m" / f"seed-{s}" / side for side in ("real", "samples")), metrics="psnr")
+           for s in (5, 6)]
+    values = [result["metrics"]["psnr"]["mean"] for result in one]
+    assert entry["seeds"]["values"] == values and values[0] != values[1] and entry["mean"] == pytest.approx(sum(values) / 2)
+
+
+def test_weights_that_are_not_here_are_told_before_the_first_sample(model, videos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VIDEO_WEIGHTS", str(tmp_path / "none"))
+    assert of_model(model, videos, "--metrics", "fvd", "--out", tmp_path / "m.json") == 2
+    assert "--exp download --name i3d" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_folders_take_no_flag_of_the_sampling(pairs, capsys):
+    assert "--steps is for --exp evaluate --model RUN" in refused(capsys, "evaluate", "--real", pairs[0], "--fake", pairs[1],
+                                                                 "--steps", 4)
+
+
+def test_a_dry_run_shows_the_protocol_as_the_line_changes_it(capsys):
+    assert evaluate("--protocol", "pvdm", "--frames", 32, "protocol.ddof=0", "--dry-run") == 0
+    shown = yaml.safe_load(capsys.readouterr().out)["protocol"]
+    assert (shown["frames"], shown["ddof"], shown["changes"]) == (32, 0, ["frames", "ddof"])
 
 
 def test_a_model_needs_real_videos(model, capsys):

@@ -66,9 +66,9 @@ def loss_and_gradients(stage, micro_batches):
 
 
 @pytest.mark.parametrize("condition", [AROUND, WINDOW], ids=["concat", "window"])
-@pytest.mark.parametrize("overrides", [(), ("train.flip=0.5", "loop.micro_batch=2"), ("data.windows=strided", "data.hop=3", "data.options.length=19"),
-                                       ("data.stride=2", "data.windows=centre", "data.options.length=30")],
-                         ids=["random", "flipped", "strided", "centre"])
+@pytest.mark.parametrize("overrides", [
+    (), ("train.flip=0.5", "loop.micro_batch=2"), ("data.windows=strided", "data.hop=3", "data.options.length=19"),
+    ("data.stride=2", "data.windows=centre", "data.options.length=30")], ids=["random", "flipped", "strided", "centre"])
 def test_with_the_masks_of_a_live_run_a_step_has_its_loss_and_gradients(tmp_path, condition, overrides):
     # The mask is fixed, and all windows are there: so a live run and a cached one draw the same windows and masks.
     cfg, codec = setting(*overrides, condition=condition)

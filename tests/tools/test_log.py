@@ -46,6 +46,13 @@ def test_volatile_keys_may_change_and_are_recorded(tmp_path):
         claim(tmp_path / "run", changed(loop={"steps": 6, "keep": 3}), {"loo"})
 
 
+def test_a_new_setting_that_is_null_changes_nothing(tmp_path):
+    claim(tmp_path / "run", CONFIG)
+    assert claim(tmp_path / "run", changed(loop={"steps": 10, "best": None})) == "continue"
+    with pytest.raises(ValueError, match=r"loop\.best None -> psnr"):
+        claim(tmp_path / "run", changed(loop={"steps": 10, "best": "psnr"}))
+
+
 def test_claim_refuses_what_is_no_run(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.png").write_bytes(b"")

@@ -251,6 +251,56 @@ def test_patience_stops_and_stays_stopped(tmp_path, capsys):
     assert run(tmp_path / "run", Worse(100), cfg).trained == []
 
 
+class Judged(toy.ToyStage):
+    """What is measured on its samples picks the best."""
+    best = ("panel/score", "max")
+
+    def __init__(self, steps, *scores):
+        super().__init__(steps)
+        self.scores = dict(scores or [(10, 3.0), (20, 5.0), (23, 4.0)])
+
+    def panel(self, step):
+        return {"score": self.scores[step], "base/score": 1.0}
+
+
+def test_a_metric_of_the_panel_may_pick_the_best(tmp_path, capsys):
+    run(tmp_path / "run", Judged(STEPS))
+    assert recorded(tmp_path / "run", "panel/score") == {10: 3.0, 20: 5.0, 23: 4.0}
+    assert list(recorded(tmp_path / "run", "panel/base/score")) == [10, 20, 23]
+    assert len(recorded(tmp_path / "run", "validate/error")) == 5
+    assert checkpoint.load(tmp_path / "run/model_best.pth")["step"] == 20
+    told = [line.strip() for line in capsys.readouterr().out.splitlines() if "(best)" in line]
+    assert told == [f"step {n}/23  panel: score {n // 10 * 2 + 1}  base/score 1  (best)" for n in (10, 20)]
+
+
+def test_a_stage_that_is_judged_by_validation_may_have_a_panel(tmp_path, whole):
+    class Both(Judged):
+        best = toy.ToyStage.best
+    run(tmp_path / "run", Both(STEPS))
+    assert {**outcome(tmp_path / "run"), "metrics": 0} == {**whole, "metrics": 0}
+
+
+def test_the_best_so_far_outlives_a_kill(tmp_path):
+    falling = (10, 3.0), (20, 2.0), (23, 2.5)
+    stage = Judged(STEPS, *falling)
+    kill_in_step(stage, None, 15)
+    with pytest.raises(Killed):
+        run(tmp_path / "run", stage)
+    run(tmp_path / "run", Judged(STEPS, *falling))
+    assert checkpoint.load(tmp_path / "run/model_best.pth")["step"] == 10
+    assert checkpoint.load(checkpoint.latest(tmp_path / "run/checkpoints"))["best"] == (3.0, 10)
+
+
+def test_patience_counts_what_picks_the_best(tmp_path):
+    worse = [(step, -step) for step in range(0, 100, 4)]
+    cfg = LoopConfig(steps=100, batch_size=toy.BATCH, save_every=50, validate_every=3, sample_every=4, patience=2)
+    stage = run(tmp_path / "run", Judged(100, *worse), cfg)
+    assert stage.trained == list(range(12))  # best at 4, and two measurements later
+    assert stage.validated == [3, 6, 9, 12]
+    cfg = LoopConfig(steps=100, batch_size=toy.BATCH, save_every=50, validate_every=5, sample_every=4, patience=2)
+    assert run(tmp_path / "other", Judged(100, *worse), cfg).validated == [5, 10, 12]  # also at the end
+
+
 def test_resume_from_a_file_of_another_run(tmp_path, whole):
     with pytest.raises(Killed):
         stage = toy.ToyStage(STEPS)

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tools import checkpoint, dist, rng
+from tools import checkpoint, dist, fsdp, rng
 from tools.ema import Ema, EmaConfig
-from tools.optim import OptimConfig, apply_update, make_optimizer
+from tools.optim import OptimConfig, apply_update, load_optimizer, make_optimizer
 
 BATCH = 8
 TIMING = {"train/steps_per_second", "train/clips_per_second", "train/waiting", "train/peak_mb"}  # never the same twice
@@ -25,11 +25,11 @@ def batches(start, stop, *, seed=0, micro=2):
 class ToyStage:
     best = ("error", "min")
 
-    def __init__(self, steps, dropout=0.3):
+    def __init__(self, steps, dropout=0.3, strategy="ddp"):
         with rng.fork(0, "init"):
             self.net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 1))
         self.steps = steps
-        self.ddp = dist.wrap(self.net)
+        self.ddp = dist.wrap(self.net, dist.DistConfig(strategy=strategy))
         self.cfg = OptimConfig(lr=0.02, warmup=3, schedule="cosine", clip_norm=0.5)
         self.optimizer = make_optimizer(self.net, self.cfg)
         self.ema = Ema(self.net, EmaConfig(decays=(0.9, 0.99)))
@@ -53,14 +53,17 @@ class ToyStage:
     def validate(self, step):
         self.validated.append(step)
         x = torch.rand(64, 4)  # the loop makes this a function of the step
-        with torch.no_grad(), self.ema.applied(self.net):
-            self.net.eval()
-            error = (self.net(x)[:, 0] - x.sin().sum(dim=1)).square().mean().item()
-            self.net.train()
+        with torch.no_grad(), self.ema.applied(self.net) as net:
+            net.eval()
+            error = (net(x)[:, 0] - x.sin().sum(dim=1)).square().mean().item()
+            net.train()
         return {"error": error}
 
     def sample(self, step, folder: Path):
         (folder / f"{step}.txt").write_text(str(torch.rand(())))
+
+    def gathered(self):
+        return self.ema.gathered()
 
     def state(self):
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(),
@@ -68,10 +71,11 @@ class ToyStage:
 
     def load_state(self, state):
         checkpoint.load_strict(self.net, state["net"], "the checkpoint")
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.ema.load_state_dict(state["ema"])
         self.regulariser = state["regulariser"]
 
     def export(self, step, folder, which):
-        payload = {"kind": "toy", "step": step, "state": self.ema.weights()}
-        checkpoint.save(folder / f"model_{which}.pth", payload)
+        payload = {"kind": "toy", "step": step, "state": fsdp.gathered(self.ema.weights())}
+        if dist.is_main():
+            checkpoint.save(folder / f"model_{which}.pth", payload)
