@@ -3,8 +3,8 @@
 from autoencoder.model import AutoencoderConfig
 
 
-def published_flops(config: AutoencoderConfig, *, projection_depth: int = 4, projection_heads: int = 4, projection_mlp: int = 512,
-                    **habits) -> tuple[int, int]:
+def published_flops(config: AutoencoderConfig, *, projection_depth: int = 4, projection_mlp: int = 512,
+                    **others) -> tuple[int, int]:
     """Operations (two for a multiply-add) of encoding and of decoding one clip by PVDM's autoencoder.
 
     Every position of every layer counts, as in PVDM's code, though only one of each pooled sequence is read.

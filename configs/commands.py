@@ -360,7 +360,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": command("metrics of videos: --real DIR --fake DIR, or --model RUN --data NAME", evaluate, EVALUATION),
     "carla": command("where on CARLA's map frames were taken: trains on --data CARLA; maps with --model M --input DIR; WD "
                      "and PO of --real DIR --fake DIR", carla, " ".join(CARLA.values())),
-    "bench": command("speed and memory of each part, beside a matrix product on the same machine: --only unet,encode --out FILE",
+    "bench": command("speed and memory of each part, beside a matrix product of the same machine: --only unet,encode",
                      bench, "only out data data_path pretrain_config diffusion_config"),
     "demo": command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at", demo, "seed"),
     "download": from_flags("fetch published weights or a dataset: --name NAME (list shows all), --out DIR",
@@ -482,8 +482,8 @@ FLAGS: dict[str, list[Flag]] = {
              metavar="PATH"),
         flag("--name", "what to download: weights such as i3d, lpips-vgg, pvdm-ucf101, or a dataset such as mnist, kth; list "
                        "shows all"),
-        flag("--only", "parts to measure, comma-separated: encode, decode, unet, train_autoencoder, train_unet, sample, context, "
-                       "data, evals, latents (default all)", metavar="NAMES"),
+        flag("--only", "parts to measure, comma-separated: encode, decode, unet, train_autoencoder, train_unet, sample, "
+                       "context, data, evals, latents (default all)", metavar="NAMES"),
         flag("--real", "folder of real videos (export: shown beside the made ones of a grid; carla: of coordinates)",
              metavar="DIR"),
         flag("--fake", "folder of made videos (carla: of coordinates)", metavar="DIR"),

@@ -14,6 +14,8 @@ from latent_diffusion.sheets import Norm, Sheets, Sizes, as_sheet, as_tokens, ze
 if TYPE_CHECKING:
     from latent_diffusion.unet import UNetConfig
 
+LONG = 1024  # tokens from which on it pays to lay the queries, keys and values of a head together in memory
+
 
 class Attention(nn.Module):
     """Residual self-attention over tokens; the norm sees the whole sequence."""
@@ -33,6 +35,8 @@ class Attention(nn.Module):
         x = self.norm(x)[:, :, 0].transpose(1, 2).to(tokens.dtype)
         qkv = self.qkv(x).unflatten(-1, (self.heads, 3, -1))             # b n head 3 d
         q, k, v = qkv.transpose(1, 2).unbind(3)                          # each b head n d
+        if q.shape[2] >= LONG:
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         x = F.scaled_dot_product_attention(self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype), v)
         return self.out(x.transpose(1, 2).flatten(2))
 

@@ -55,8 +55,8 @@ def alone(name: str, settings: Settings) -> dict[str, Any]:
         try:
             return pool.submit(measured, name, settings).result()
         except BrokenProcessPool:
-            raise ValueError(f"bench {name}: its process was killed, most likely since the machine has too little memory; leave "
-                             "it out with --only, or choose smaller configurations") from None
+            raise ValueError(f"bench {name}: its process ended without a result; if it printed no reason, the machine has too "
+                             "little memory: leave it out with --only, or choose smaller configurations") from None
 
 
 def measured(name: str, settings: Settings) -> dict[str, Any]:

@@ -116,11 +116,13 @@ def latents(settings: Settings) -> dict[str, Any]:
     cfg = settings.second
     few = {"options": {**cfg.data.options, "count": 4}} if cfg.data.name == "SHAPES" else {}
     cfg = replace(cfg, data=replace(cfg.data, workers=0, **few), loop=replace(cfg.loop, batch_size=1, micro_batch=None))
-    return bench_latents.measure(cfg, make_codec(settings.first), steps=settings.repeats, warmup=1, windows_per_video=1, draws=1)
+    return bench_latents.measure(cfg, make_codec(settings.first), steps=settings.repeats, warmup=1, windows_per_video=1,
+                                 draws=1)
 
 
 PARTS: dict[str, Callable[[Settings], dict[str, Any]]] = {
-    part.__name__: part for part in (encode, decode, unet, train_autoencoder, train_unet, sample, context, data, evals, latents)}
+    part.__name__: part for part in (encode, decode, unet, train_autoencoder, train_unet, sample, context, data, evals,
+                                     latents)}
 
 
 def make_codec(cfg: FirstStageConfig) -> Codec:

@@ -77,14 +77,14 @@ class Mixture:
         return Denoised((share * x0).sum(1), (share * (level.sigma / power)[:, None] * offset).sum(1))
 
 
-def mixture_problem(starts: int, seed: int, steps: int = 2000) -> Problem:
+def mixture_problem(starts: int, seed: int, steps: int = 1000) -> Problem:
     """Eight Gaussians in 16 dimensions, on the cosine schedule, followed until no noise is left."""
     schedule, mixture = ScheduleConfig("cosine"), Mixture.drawn()
     noise = batch_randn((mixture.means.shape[1],), range(starts), seed, "bench", "mixture").double()
     return Problem(mixture, schedule, noise, sampling_levels(schedule, steps))
 
 
-def model_problem(model: VideoDiffusion, starts: int, seed: int, data: str, data_path: str, steps: int = 200) -> Problem:
+def model_problem(model: VideoDiffusion, starts: int, seed: int, data: str, data_path: str, steps: int = 100) -> Problem:
     """Clips after real ones (or out of nothing, if the model sees no past).
 
     A network has no end of the ODE: its estimate of an almost clean latent differs from that, so that x drifts the farther
@@ -150,7 +150,8 @@ def steps_within(name: str, budget: int) -> int:
 
 
 def measure(*, model: str | None = None, data: str = "VIDEOS", data_path: str | None = None, starts: int = 200, windows: int = 6,
-            budgets: Sequence[int] = BUDGETS, spacings: Sequence[str] = SPACINGS, seed: int = 0) -> dict[str, Any]:
+            budgets: Sequence[int] = BUDGETS, spacings: Sequence[str] = SPACINGS, samplers: Sequence[str] | None = None,
+            seed: int = 0) -> dict[str, Any]:
     """What `compare` says of the mixture ("mixture") and, where a model is given, of it ("model").
 
     Args:
@@ -158,16 +159,19 @@ def measure(*, model: str | None = None, data: str = "VIDEOS", data_path: str | 
         starts: samples of the mixture. windows: samples of the model.
     """
     if min(budgets) < 1 or min(starts, windows) < 2:
-        raise ValueError(f"bench samplers needs 1 evaluation and 2 starts at least, got {min(budgets)} and {min(starts, windows)}")
-    result = {"mixture": compare(mixture_problem(starts, seed), budgets=budgets, spacings=spacings, seed=seed)}
+        raise ValueError("bench samplers needs 1 evaluation, 2 starts and 2 windows at least, got "
+                         f"{min(budgets)}, {starts} and {windows}")
+    how = {"budgets": budgets, "spacings": spacings, "samplers": samplers, "seed": seed}
+    result = {"mixture": compare(mixture_problem(starts, seed), **how)}
     if model is not None:
         problem = model_problem(VideoDiffusion.load(model), windows, seed, data, data_path or "")
-        result["model"] = compare(problem, budgets=budgets, spacings=spacings, seed=seed)
+        result["model"] = compare(problem, **how)
     return result
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
-    """2 E|a - b| - E|a - a'| - E|b - b'| of two sets (n d each; Szekely & Rizzo 2013), every pair included: 0 if they are one."""
+    """2 E|a - b| - E|a - a'| - E|b - b'| of two sets (n d each; Szekely & Rizzo 2013) over all pairs, so that a set is at 0 of
+    itself."""
     return float(2 * torch.cdist(a, b).mean() - torch.cdist(a, a).mean() - torch.cdist(b, b).mean())
 
 
@@ -261,6 +265,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--windows", type=int, default=6, help="samples of the model (default 6)")
     parser.add_argument("--evaluations", type=_numbers, default=BUDGETS, metavar="N,N", help="default 5,10,20,50,200")
     parser.add_argument("--spacings", type=lambda text: text.split(","), default=SPACINGS, help="default " + ",".join(SPACINGS))
+    parser.add_argument("--samplers", type=lambda text: text.split(","), metavar="NAME,NAME", help="default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", metavar="JSON", help="where the numbers go")
     parser.add_argument("--plot", metavar="PNG", help="where the curves go")
@@ -268,7 +273,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         dist.start()
         result = measure(model=args.model, data=args.data, data_path=args.data_path, starts=args.starts, windows=args.windows,
-                         budgets=args.evaluations, spacings=args.spacings, seed=args.seed)
+                         budgets=args.evaluations, spacings=args.spacings, samplers=args.samplers, seed=args.seed)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

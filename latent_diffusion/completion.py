@@ -19,7 +19,7 @@ from latent_diffusion.masks import thinned
 from latent_diffusion.modelfile import DiffusionModel
 from latent_diffusion.process import Denoised
 from latent_diffusion.samplers import SAMPLERS, Denoiser
-from latent_diffusion.schedule import Level, sampling_levels
+from latent_diffusion.schedule import Level
 from latent_diffusion.schemes import is_adaptive
 from latent_diffusion.settings import Settings
 from latent_diffusion.slot_noise import SlotNoise, WindowNoise
@@ -61,8 +61,7 @@ class Completion:
         check_content(model, settings, self.jobs)
         self.sampler = SAMPLERS.bind(settings.sampler)
         makers = settings.content or model, model  # of a clip around which nothing is known, and of the others
-        full = [sampling_levels(maker.schedule, count, settings.spacing)
-                for maker, count in zip(makers, settings.step_counts())]
+        full = [settings.levels(maker.schedule, count) for maker, count in zip(makers, settings.step_counts())]
         self.levels = {(informed, False): full[informed] for informed in (False, True)}
         for job in self.jobs:
             if job.follows:

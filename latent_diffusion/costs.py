@@ -29,6 +29,7 @@ from tools import fsdp
 from tools.memory import peak_bytes
 
 GB, MB = 1e9, 1e6
+SHOWN_CLIPS = (1, 8)  # of a GPU in an update, in the plan
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,12 @@ class Row(NamedTuple):
     state: float          # GB of a process: weights, gradients, moments, averages, what is gathered, the frozen autoencoder
     clips: int            # the most of a process that fit
     traffic: float        # GB that a process sends in an update
-    seconds: float        # of computing an update
-    exchange: float       # seconds of the traffic
-    efficiency: tuple[float, float]  # share of the time that is computing: nothing, and everything, done at once
+    exchange: float       # seconds of it
+    seconds: float        # of computing for one clip
+
+    def computing(self, clips: int) -> float:
+        """Share of an update that is computing, if nothing is sent meanwhile."""
+        return clips * self.seconds / (clips * self.seconds + self.exchange)
 
 
 def footprints(cfg: CostConfig) -> dict[str, Footprint]:
@@ -80,18 +84,16 @@ def footprints(cfg: CostConfig) -> dict[str, Footprint]:
 
 
 def plan(counts: Mapping[str, Footprint], machine: Machine, processes: Sequence[int], averages: int = 1) -> list[Row]:
-    """Memory and time of an update with as many clips as fit, for each network, strategy and number of GPUs."""
+    """Memory and time of an update, for each network, strategy and number of GPUs."""
     rows = []
     for name, count in counts.items():
         for n in processes:
             for strategy in ("ddp", "fsdp")[:1 if n == 1 else 2]:
                 state = memory(count, strategy, n, averages=averages).state / GB
                 clips = max(0, int((machine.gpu_memory - state) * GB // (count.activations / count.clips)))
-                seconds = clips * count.step_flops / (1e12 * machine.tflops)
                 sent = traffic(count, strategy, n)
-                exchange = sent / machine.bandwidth(n)
-                apart, at_once = (seconds / total if total else 0.0 for total in (seconds + exchange, max(seconds, exchange)))
-                rows.append(Row(name, n, strategy, state, clips, sent / GB, seconds, exchange, (apart, at_once)))
+                rows.append(Row(name, n, strategy, state, clips, sent / GB, sent / machine.bandwidth(n),
+                                count.step_flops / (1e12 * machine.tflops)))
     return rows
 
 
@@ -111,19 +113,18 @@ def show_counts(counts: Mapping[str, Footprint], averages: int) -> str:
     lines = []
     for name, count in counts.items():
         part = memory(count, averages=averages)
-        lines.append((name, count.parameters, part.weights / GB, part.gradients / GB, part.moments / GB, part.averages / GB,
-                      part.frozen / GB, count.activations / count.clips / GB, count.forward_flops / 1e9, count.step_flops / 1e9))
+        lines.append((name, count.parameters, *(size / GB for size in part[:5]), count.activations / count.clips / GB,
+                      count.forward_flops / 1e9, count.step_flops / 1e9))
     return table(("network", "parameters", "weights", "gradients", "AdamW", "averages", "frozen", "activations a clip",
                   "GFLOP forward", "GFLOP an update of a clip"), lines) + "\n\nBytes are in GB (1e9)."
 
 
 def show_plan(rows: Sequence[Row]) -> str:
     def line(row: Row) -> tuple:
-        if not row.clips:
-            return (*row[:4], "does not fit", row.traffic, "-", row.exchange, "-")
-        return (*row[:8], f"{row.efficiency[0]:.0%} to {row.efficiency[1]:.0%}")
+        return (*row[:4], row.clips or "none", row.traffic, 1000 * row.exchange, 1000 * row.seconds,
+                *(f"{row.computing(clips):.0%}" for clips in SHOWN_CLIPS))
     return table(("network", "GPUs", "strategy", "GB a GPU without clips", "clips a GPU that fit", "GB sent an update",
-                  "seconds computing", "seconds sending", "computing share"), map(line, rows))
+                  "ms to send", "ms to compute a clip", *(f"computing share, {n} a GPU" for n in SHOWN_CLIPS)), map(line, rows))
 
 
 # ---- measured --------------------------------------------------------------------------------------------------------
@@ -133,7 +134,8 @@ SMALL_UNET = {"unet.width": 64, "unet.mult": [1, 2], "unet.res_blocks": 1, "unet
               "model.frames": 8, "clips": 4, "grad_checkpoint": False}
 SMALL_AUTOENCODER = {"model.channels": 128, "model.heads": 4, "model.head_dim": 32, "model.depth": 2, "model.resolution": 64,
                      "model.frames": 8, "clips": 2, "grad_checkpoint": False}
-GRID = {"U-Net": (SMALL_UNET, {"unet.width": 128, "unet.res_blocks": 2, "model.frames": 16, "clips": 8, "grad_checkpoint": True}),
+GRID = {"U-Net": (SMALL_UNET, {"unet.width": 128, "unet.res_blocks": 2, "model.frames": 16, "clips": 8,
+                               "grad_checkpoint": True}),
         "autoencoder": (SMALL_AUTOENCODER, {"model.channels": 256, "model.depth": 4, "model.frames": 16, "clips": 4,
                                             "grad_checkpoint": True})}
 
@@ -233,7 +235,7 @@ def _words(keys: Mapping[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m latent_diffusion.costs", description=__doc__, epilog=(
-        "Settings are those of the YAMLs: model.* of the autoencoder, unet.*, condition.*; and grad_checkpoint, averages, clips."))
+        "Settings: model.* of the autoencoder, unet.* and condition.* as in the YAMLs; grad_checkpoint, averages, clips."))
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 8, 64, 512], metavar="N", help="GPUs of the plan")
     parser.add_argument("--machine", nargs="+", default=[], metavar="KEY=VALUE",
                         help="what the plan assumes: " + ", ".join(f"{k}={v}" for k, v in asdict(Machine()).items()))

@@ -23,10 +23,10 @@ class Footprint(NamedTuple):
     rest: int          # parameters outside of all blocks, gathered for the whole of a step
     frozen: int        # parameters that are not trained: the autoencoder beside the U-Net
     clips: int
-    forward_flops: int # of one clip; two for a multiply-add
-    step_flops: int    # of one clip: forward and backward, and what is computed again
-    activations: int   # bytes at the peak, gradients of parameters left out
-    alone: int         # bytes at the peak of one process, with the gradients, which come as the activations go
+    forward_flops: int  # of one clip; two for a multiply-add
+    step_flops: int     # of one clip: forward and backward, and what is computed again
+    activations: int    # bytes at the peak, gradients of parameters left out
+    alone: int          # bytes at the peak of one process, with the gradients, which come as the activations go
 
 
 def autoencoder_footprint(config: AutoencoderConfig, *, clips: int = 1, grad_checkpoint: bool = False) -> Footprint:
@@ -98,7 +98,8 @@ class Memory(NamedTuple):
         return self.total - self.activations
 
 
-def memory(count: Footprint, strategy: str = "ddp", processes: int = 1, *, averages: int = 1, accumulate: bool = False) -> Memory:
+def memory(count: Footprint, strategy: str = "ddp", processes: int = 1, *, averages: int = 1,
+           accumulate: bool = False) -> Memory:
     """What a process holds.
 
     Args:

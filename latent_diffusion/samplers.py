@@ -23,6 +23,7 @@ Denoiser = Callable[[Tensor, Level], Denoised]
 Draw = Callable[[Tensor], Tensor]
 
 SAMPLERS = Registry("sampler")
+OWN_SPACING = {"deis": "logit"}  # of the levels, where a sampler does better with another than "uniform"
 
 
 class Posterior(NamedTuple):
@@ -123,7 +124,7 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, levels: Sequence[Level], draw: Draw) 
     return x
 
 
-QUADRATURE = 16  # nodes of the integral over a step of `deis`
+QUADRATURE = list(zip(*(values.tolist() for values in leggauss(16))))  # of the integral over a step of `deis`
 ADAMS_BASHFORTH = {2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
 
 
@@ -231,9 +232,9 @@ def step_weights(points: Sequence[float], cur: float, nxt: float) -> list[float]
     """
     middle, half = (cur + nxt) / 2, (cur - nxt) / 2
     constant = math.cos(nxt) - math.sin(nxt) * math.cos(cur) / math.sin(cur)
-    total = [constant * value for value in _lagrange(points, 0.0)]
     at_end = _lagrange(points, 0.0)
-    for node, share in zip(*(values.tolist() for values in leggauss(QUADRATURE)), strict=True):
+    total = [constant * value for value in at_end]
+    for node, share in QUADRATURE:
         angle = middle + half * node
         density = math.sin(nxt) * half * share / math.sin(angle) ** 2
         for i, value in enumerate(_lagrange(points, angle)):

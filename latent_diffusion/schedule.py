@@ -284,9 +284,12 @@ def _logit_levels(cfg: ScheduleConfig, steps: int, low: float, high: float) -> I
     """Pure noise is at s = 0, an ordinary place."""
     first = 0.0 if cfg.ends_in_noise else 1 / (1 + (high / cfg.shift) ** (1 / LOGIT_POWER))
     last = 1 / (1 + (low / cfg.shift) ** (1 / LOGIT_POWER))
-    for i in range(steps):
-        s = first + (last - first) * i / max(steps - 1, 1)
-        yield _level_of_ratio(cfg, cfg.shift * ((1 - s) / s) ** LOGIT_POWER) if s else level_at(cfg, cfg.t_max)
+    yield level_at(cfg, cfg.t_max) if cfg.ends_in_noise else _level_of_ratio(cfg, high)
+    for i in range(1, steps - 1):
+        s = first + (last - first) * i / (steps - 1)
+        yield _level_of_ratio(cfg, cfg.shift * ((1 - s) / s) ** LOGIT_POWER)
+    if steps > 1:
+        yield _level_of_ratio(cfg, low)
 
 
 def _level_of_ratio(cfg: ScheduleConfig, ratio: float) -> Level:

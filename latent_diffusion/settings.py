@@ -9,7 +9,8 @@ import torch
 
 from latent_diffusion.modelfile import DiffusionModel
 from latent_diffusion.noise import mixed, tempered
-from latent_diffusion.schedule import Level
+from latent_diffusion.samplers import OWN_SPACING
+from latent_diffusion.schedule import Level, ScheduleConfig, sampling_levels
 from latent_diffusion.schemes import Window
 from tools.registry import nearest
 
@@ -41,7 +42,7 @@ class Settings:
         scheme, window, stride: how a long video is cut, in clips (see schemes.py); by default a window of 2, stride 1.
         schedule: the windows themselves, in clips, or a JSON file of them; `window` then is the most that one holds.
         overlap: frames that neighbouring clips share; default 1, 0 for models that do not see the clip itself.
-        spacing: of the levels (see schedule.sampling_levels).
+        spacing: of the levels (see schedule.sampling_levels); default: what suits the sampler.
         temperature: deviation of the noise that a clip starts from.
         shared_noise: fraction of its variance that all clips of a video have in common.
         one_frame: of every clip after the first keep only its first new frame, and go on from there (MCVD).
@@ -70,7 +71,7 @@ class Settings:
     stride: int | None = None
     schedule: Schedule | None = None
     overlap: int | None = None
-    spacing: str = "uniform"
+    spacing: str | None = None
     temperature: float = 1.0
     shared_noise: float = 0.0
     one_frame: bool = False
@@ -143,6 +144,12 @@ class Settings:
         if len(counts) > 2 or not all(counts):
             raise ValueError(f"steps={self.steps!r} is no number of steps; use 50, or 400/20 (first clip / each other)")
         return counts[0], counts[-1]
+
+    def levels(self, schedule: ScheduleConfig, count: str) -> list[Level]:
+        """The levels of a clip that takes `count` steps; "10,20,30" and the like name theirs themselves."""
+        name = self.sampler if isinstance(self.sampler, str) else self.sampler.get("name")
+        suited = OWN_SPACING.get(name, "uniform") if count.strip().isdecimal() else "uniform"
+        return sampling_levels(schedule, count, suited if self.spacing is None else self.spacing)
 
     def last_steps(self, levels: list[Level]) -> list[Level]:
         """The levels of a clip that starts from the one before it."""

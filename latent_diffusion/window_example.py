@@ -47,11 +47,13 @@ def encode_window(codec: Codec, clip: Tensor, layout: Layout) -> tuple[Tensor, W
     Args:
         clip: b c t h w, the stretches.
     """
-    seen_frames = _seen_frames(layout, clip.shape[2])
     slots, device = layout.start.shape[1], clip.device
-    frame = layout.start[:, :, None] + torch.arange(codec.frames)
-    clips = at_frames(clip, frame.flatten(1).to(device)).unflatten(2, (slots, codec.frames))
-    clips = clips.transpose(1, 2).flatten(0, 1)  # (b s) c f h w
+    frame = (layout.start[:, :, None] + torch.arange(codec.frames)).flatten(1).to(device)
+
+    def cut(stretch: Tensor) -> Tensor:  # b c t h w -> (b s) c f h w
+        return at_frames(stretch, frame).unflatten(2, (slots, codec.frames)).transpose(1, 2).flatten(0, 1)
+
+    clips, seen_frames = cut(clip), _seen_frames(layout, clip.shape[2])
     there, known = layout.there.flatten(), layout.known.flatten(0, 1)
     latent = clip.new_zeros(len(clips), codec.channels, codec.shape.total)
     rows = there.nonzero()[:, 0].to(device)
@@ -59,9 +61,8 @@ def encode_window(codec: Codec, clip: Tensor, layout: Layout) -> tuple[Tensor, W
     seen = torch.where(known.all(-1).to(device)[:, None, None], latent, 0.0)
     missing = (there & ~known.all(-1) & seen_frames.any(1).repeat_interleave(slots)).nonzero()[:, 0]
     if len(missing):
-        rows, samples = missing.to(device), missing // slots
-        filled = fill_missing(clip, seen_frames.to(device))[samples.to(device)]
-        seen[rows] = codec.encode(at_frames(filled, frame.flatten(0, 1)[missing].to(device)))
+        rows = missing.to(device)
+        seen[rows] = codec.encode(cut(fill_missing(clip, seen_frames.to(device)))[rows])
     context = WindowContext(seen.unflatten(0, (-1, slots)), layout.known.to(device), layout.start.to(device).float(),
                             layout.there.to(device))
     return latent.unflatten(0, (-1, slots)), context

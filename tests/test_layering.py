@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("tools", "evals", "autoencoder", "latent_diffusion", "configs", "main")
-TRAINING = ("train", "sample", "stage", "evaluate", "demo", "bench", "bench_parts", "bench_latents")  # the last layer within a package
+TRAINING = ("train", "sample", "stage", "evaluate", "demo", "bench", "bench_parts", "bench_latents", "costs")  # the last layer within a package
 MODELS = ("autoencoder", "latent_diffusion")
 
 

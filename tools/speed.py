@@ -1,4 +1,4 @@
-"""How fast a computation is beside the machine's own limit: floating-point operations, seconds, and a matrix product in between."""
+"""How fast a computation is beside the machine's own limit: operations, seconds, and a matrix product in between."""
 
 import time
 from collections.abc import Callable
@@ -14,9 +14,9 @@ SHARES = 8                       # products that one measurement of the limit is
 
 
 def count_flops(run: Callable[[], Any]) -> tuple[int, Any]:
-    """Floating-point operations of matrix products, convolutions and attention in a call (two for a multiply-add), and its result.
+    """Operations of matrix products, convolutions and attention in a call (two for a multiply-add), and its result.
 
-    PyTorch's counter knows the attention of a GPU but passes over the one of a CPU.
+    Older versions of PyTorch's counter know the attention of a GPU but pass over the one of a CPU.
     """
     ops = torch.ops.aten
     attention = {ops._scaled_dot_product_flash_attention_for_cpu: _attention_flops,

@@ -19,8 +19,8 @@ def counted(config: AutoencoderConfig) -> tuple[int, int]:
 
 @pytest.mark.parametrize("config", [
     AutoencoderConfig(channels=16, frames=3, resolution=[8, 24], patch=4, depth=2, heads=3, head_dim=4),
-    AutoencoderConfig(channels=24, frames=2, resolution=6, patch=2, in_channels=1, latent_channels=5, depth=1, heads=2, head_dim=8,
-                      options={"projection_depth": 3, "projection_heads": 2, "projection_mlp": 20, "released": True})])
+    AutoencoderConfig(channels=24, frames=2, resolution=6, patch=2, in_channels=1, latent_channels=5, depth=1, heads=2,
+                      head_dim=8, options={"projection_depth": 3, "projection_heads": 2, "projection_mlp": 20})])
 def test_it_is_what_the_plain_layers_compute(config):
     assert published_flops(config, **config.options) == counted(config)
 

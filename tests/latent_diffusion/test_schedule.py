@@ -119,6 +119,21 @@ def test_karras_spacing_is_even_in_the_seventh_root():
     assert levels[0].t == 999 and levels[-1].t == 0
 
 
+@pytest.mark.parametrize("name, shift", [("cosine", 1.0), ("cosine", 3.0), ("flow", 1.0), ("flow", 0.5)])
+def test_logit_spacing_is_even_in_the_logit_of_half_the_log_ratio(name, shift):
+    levels = sampling_levels(ScheduleConfig(name, shift=shift), 10, "logit")[:-1]
+    assert levels[0].alpha == 0
+    places = torch.tensor([0.0] + [1 / (1 + (ratio(level) / shift) ** 0.5) for level in levels[1:]], dtype=torch.float64)
+    torch.testing.assert_close(places.diff(), (places[-1] / 9).expand(9))
+    assert ratio(levels[-1]) == pytest.approx(shift * math.tan(math.pi / 400))
+
+
+@pytest.mark.parametrize("name", ["linear", "sqrt_linear"])
+def test_logit_spacing_covers_a_table(name):
+    levels = sampling_levels(ScheduleConfig(name), 10, "logit")
+    assert levels[0].t == 999 and levels[-2].t == 0
+
+
 def labels(cfg, steps):
     return [level.t for level in sampling_levels(cfg, steps)]
 

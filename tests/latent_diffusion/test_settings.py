@@ -49,6 +49,19 @@ def test_a_share_of_the_steps_is_left_at_the_clean_end(steps, share, left):
     assert isinstance(settings.last_steps(levels)[0], Level) and len(levels) == steps + 1
 
 
+@pytest.mark.parametrize("sampler, spacing, wanted", [
+    ("ddim", None, "uniform"), ("deis", None, "logit"), ({"name": "deis", "order": 2}, None, "logit"),
+    ("deis", "uniform", "uniform"), ("ddim", "karras", "karras")])
+def test_levels_lie_as_suits_the_sampler_unless_said(sampler, spacing, wanted):
+    cfg = ScheduleConfig(name="cosine")
+    assert Settings(sampler=sampler, spacing=spacing).levels(cfg, "9") == sampling_levels(cfg, 9, wanted)
+
+
+def test_steps_that_name_their_levels_are_taken_at_their_word():
+    cfg = ScheduleConfig(name="linear")
+    assert Settings(sampler="deis").levels(cfg, "ddim50") == sampling_levels(cfg, "ddim50")
+
+
 def test_sizes_that_are_not_given_are_those_of_a_clip_after_another():
     assert Settings().sizes == {"window": 2, "stride": 1}
     assert Settings(window=0, stride=0).sizes == {"window": 0, "stride": 0}  # zero is a value, which the scheme refuses

@@ -13,6 +13,7 @@ from latent_diffusion.sheets import (
     Norm,
     as_sheet,
     as_tokens,
+    convolve,
     coordinates,
     equal_planes,
     from_sheets,
@@ -168,3 +169,28 @@ def test_places_of_a_larger_grid_begin_like_those_of_a_smaller_one():
     small, large = (position_features(PlaneShape(*size), CPU) for size in ((2, 3, 4), (5, 6, 7)))
     for a, b in zip(small, large):
         assert torch.equal(a, b[:, :a.shape[1], :a.shape[2]])
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("sizes", [[(2, 3, 2)], [(1, 2, 4), (2, 1, 3)], [(3, 1, 1), (2, 6, 5)]])  # joined, and one by one
+def test_a_convolution_of_many_sheets_is_that_of_each(kernel, sizes):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(20, 6, kernel, padding=kernel // 2).double().to(memory_format=torch.channels_last)
+    sheets = [torch.randn(n, 20, h, w, dtype=torch.float64, requires_grad=True) for n, h, w in sizes]
+    made, wanted = convolve(conv, sheets), [conv(x) for x in sheets]
+    for ours, theirs in zip(made, wanted):
+        torch.testing.assert_close(ours, theirs)
+    inputs = [*sheets, *conv.parameters()]
+    weights = [torch.randn_like(x) for x in wanted]
+    for ours, theirs in zip(torch.autograd.grad(made, inputs, weights), torch.autograd.grad(wanted, inputs, weights)):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_few_positions_read_the_weights_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda self, x: calls.append(x.shape) or x)
+    conv = torch.nn.Conv2d(20, 20, 3, padding=1)
+    convolve(conv, [torch.randn(1, 20, 3, 3), torch.randn(2, 20, 1, 3)])  # 15 positions
+    assert not calls
+    convolve(conv, [torch.randn(1, 20, 3, 3), torch.randn(4, 20, 1, 3)])  # 21
+    assert len(calls) == 2
