@@ -24,7 +24,6 @@ from latent_diffusion.config import DiffusionTrainConfig
 from latent_diffusion.denoiser import make_denoise
 from latent_diffusion.example import ExampleMaker
 from latent_diffusion.guidance import clamp_x0
-from latent_diffusion.modelfile import load_diffusion
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.process import Denoised
 from latent_diffusion.samplers import SAMPLERS, Denoiser, evaluations, heun
@@ -149,9 +148,9 @@ def steps_within(name: str, budget: int) -> int:
     return bisect_right(range(1, budget + 1), budget, key=partial(evaluations, name))
 
 
-def measure(*, model: str | None = None, data: str = "VIDEOS", data_path: str | None = None, starts: int = 200, windows: int = 6,
-            budgets: Sequence[int] = BUDGETS, spacings: Sequence[str] = SPACINGS, samplers: Sequence[str] | None = None,
-            seed: int = 0) -> dict[str, Any]:
+def measure(*, model: str | None = None, data: str = "VIDEOS", data_path: str | None = None, starts: int = 200,
+            windows: int = 6, budgets: Sequence[int] = BUDGETS, spacings: Sequence[str] = SPACINGS,
+            samplers: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
     """What `compare` says of the mixture ("mixture") and, where a model is given, of it ("model").
 
     Args:

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("tools", "evals", "autoencoder", "latent_diffusion", "configs", "main")
-TRAINING = ("train", "sample", "stage", "evaluate", "demo", "bench", "bench_parts", "bench_latents", "costs")  # the last layer within a package
+# the last layer within a package
+TRAINING = ("train", "sample", "stage", "evaluate", "demo", "bench", "bench_parts", "bench_latents", "costs")
 MODELS = ("autoencoder", "latent_diffusion")
 
 

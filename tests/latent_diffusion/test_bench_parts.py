@@ -45,7 +45,7 @@ def unabridged(monkeypatch):
 def test_the_operations_told_are_those_that_are_timed(settings, calls, unabridged, part):
     getattr(bench_parts, part)(settings)
     ((done, told),) = calls
-    assert done == pytest.approx(told, rel=1e-3)
+    assert done == pytest.approx(told, rel=2e-3)  # sampling reads a context once for all evaluations
 
 
 @pytest.mark.parametrize("part", ["train_autoencoder", "train_unet"])

@@ -297,8 +297,9 @@ def test_patience_counts_what_picks_the_best(tmp_path):
     stage = run(tmp_path / "run", Judged(100, *worse), cfg)
     assert stage.trained == list(range(12))  # best at 4, and two measurements later
     assert stage.validated == [3, 6, 9, 12]
-    cfg = LoopConfig(steps=100, batch_size=toy.BATCH, save_every=50, validate_every=5, sample_every=4, patience=2)
-    assert run(tmp_path / "other", Judged(100, *worse), cfg).validated == [5, 10, 12]  # also at the end
+    cfg = LoopConfig(steps=100, batch_size=toy.BATCH, save_every=50, validate_every=7, sample_every=4, patience=2)
+    late = (4, 1), (8, 0), (12, 2), (16, 0), (20, 0)  # better just before patience ends
+    assert run(tmp_path / "other", Judged(100, *late), cfg).validated == [7, 14, 20]  # at the end, which is not at 12
 
 
 def test_resume_from_a_file_of_another_run(tmp_path, whole):
