@@ -201,11 +201,11 @@ def plot(result: dict[str, Any], out: str | Path) -> None:
     FigureCanvasAgg(figure)
     for axis, (title, part) in zip(figure.subplots(1, len(result), squeeze=False)[0], result.items(), strict=True):
         curves = _curves(part["rows"])
-        for name in SAMPLERS:
+        for i, name in enumerate(SAMPLERS):
             own = {key: points for key, points in curves.items() if key[0] == name}
             if own:
                 spacing, points = min(own.items(), key=lambda item: min(v for n, v in item[1] if n <= AT))
-                axis.plot(*zip(*points), marker="o", markersize=3, linewidth=1.3, label=", ".join(spacing))
+                axis.plot(*zip(*points), marker="o", markersize=3, linewidth=1.3, color=f"C{i}", label=", ".join(spacing))
         base = curves[BASELINE[:2]]
         axis.plot(*zip(*base), color="black", linestyle=":", label=", ".join(BASELINE[:2]))
         axis.axhline(part["baseline"]["median"], color="black", linewidth=0.6)

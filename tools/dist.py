@@ -10,10 +10,9 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tools.memory import keep_freed_memory
-
 from tools import fsdp
 from tools.launch import Launch
+from tools.memory import keep_freed_memory
 
 Number = TypeVar("Number", Tensor, float)
 STRATEGIES = ("ddp", "fsdp")
@@ -42,6 +41,7 @@ def start(cfg: DistConfig | None = None) -> torch.device:
     # Numbers below 1e-38 count as zero: a CPU computes with them up to a hundred times slower, and a trained network's
     # saturated units are full of them. Threads inherit this, so it comes before the first of them.
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     launch, backend = Launch.read(), cfg.backend if cfg else "auto"
     if launch.world > 1 and not _on():
         if backend == "nccl" and not torch.cuda.is_available():

@@ -83,7 +83,7 @@ def test_the_numbers_are_where_they_are_promised(finished):
 def test_the_other_tasks_stand_beside_their_baselines(finished):
     others = metrics(finished)["others"]
     assert set(others) == {"predict_backward", "interpolate", "infill"}
-    for task, numbers in others.items():
+    for numbers in others.values():
         assert set(numbers) == {"sample", "nearest", "blend"} and all(0 < value < 100 for value in numbers.values())
     # of one given side a blend is the frame at its end; between two sides it follows what moves evenly
     assert others["predict_backward"]["blend"] == others["predict_backward"]["nearest"]
