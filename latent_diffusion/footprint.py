@@ -1,10 +1,10 @@
 """What training one of the two networks takes: memory, operations and traffic, counted from the real code (see dry_run.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoencoder.model import AutoencoderConfig, build_autoencoder
 from latent_diffusion.denoiser import LatentDenoiser
@@ -59,18 +59,19 @@ def unet_footprint(config: UNetConfig, condition: Mapping[str, Any], autoencoder
     return count._replace(frozen=size_of(codec))
 
 
-def _count(net: nn.Module, forward, clips: int) -> Footprint:
-    def step() -> None:
-        forward(clips).square().mean().backward()
+def _count(net: nn.Module, forward: Callable[[int], Tensor], clips: int) -> Footprint:
+    flops: list[int] = []
 
-    with torch.no_grad():
-        flops, _ = count_flops(lambda: forward(1))
-    alone = dry_run.peak(step)          # the first update makes the gradients, into which the second ones go
+    def step() -> None:
+        there, out = count_flops(lambda: forward(clips))
+        back, _ = count_flops(out.square().mean().backward)
+        flops[:] = there // clips, (there + back) // clips
+
+    alone = dry_run.peak(step)  # this makes the gradients, into which the next ones go
     activations = dry_run.peak(step)
-    step_flops, _ = count_flops(lambda: forward(1).square().mean().backward())
     blocks = [size_of(block) for block in fsdp.blocks(net)]
     total = size_of(net)
-    return Footprint(total, max(blocks, default=0), total - sum(blocks), 0, clips, flops, step_flops, activations, alone)
+    return Footprint(total, max(blocks, default=0), total - sum(blocks), 0, clips, *flops, activations, alone)
 
 
 def size_of(net: nn.Module) -> int:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latent_diffusion import costs
-from latent_diffusion.costs import CostConfig, Machine, configure, measured, plan, predicted, run_once
+from latent_diffusion.costs import CostConfig, Machine, configure, plan, run_once
 from latent_diffusion.footprint import FLOAT, Footprint, memory
 from tests.tiny import alike
 
@@ -71,12 +71,6 @@ def test_a_mistake_is_one_line(words, told, capsys):
     assert costs.main([*TINY, *words]) == 2
     out, err = capsys.readouterr()
     assert told in err and err.startswith("error: ") and err.count("\n") == 1 and not out
-
-
-def test_what_is_counted_is_what_is_measured():
-    keys = {**costs.SMALL_UNET}
-    told = measured("U-Net", keys)
-    assert 0.8 < (told["peak"] - told["before"]) / predicted("U-Net", configure(costs._words(keys))) < 1.5
 
 
 def test_the_grid_changes_one_key_at_a_time():
