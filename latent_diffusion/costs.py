@@ -222,7 +222,9 @@ def configure(words: Sequence[str], kind: type = CostConfig) -> Any:
         if "=" not in word:
             raise ValueError(f'"{word}" is no setting; write key=value, such as unet.width=128')
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(list(words)))
+        defaults = OmegaConf.structured(kind() if not any(word.startswith("condition.name=") for word in words)
+                                        else replace(kind(), condition={}))  # the options of one are not those of another
+        merged = OmegaConf.merge(defaults, OmegaConf.from_dotlist(list(words)))
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         sections = ", ".join(asdict(kind()))
