@@ -80,7 +80,6 @@ def test_a_sharded_checkpoint_stands_for_the_model_that_it_holds(pair, stage):
         torch.testing.assert_close(read_model(written).state, read_model(folder / file).state, rtol=0, atol=0)
 
 
-@pytest.mark.xfail(strict=True, reason="a known defect: weights are off by 2e-3 after a sharded run goes on in one process")
 def test_a_sharded_run_goes_on_in_one_process(pair, tiny, tmp_path):
     half = checkpoint.step_path(pair[2] / "ddpm_main_SHAPES_42" / "checkpoints", 3)
     run(*commands(tiny, tmp_path, "--resume", half)["ddpm_main_SHAPES_42"])

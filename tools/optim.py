@@ -57,13 +57,18 @@ def make_optimizer(net: nn.Module, cfg: OptimConfig) -> torch.optim.AdamW:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Continue from saved moments; rates, betas and decay stay those of this run's own configuration."""
+    """Continue from saved moments; rates, betas and decay stay those of this run's own configuration.
+
+    The moments take the parameters' memory layout, which may differ from that of the file: the fused update walks
+    through the memory of both together and does not look at strides.
+    """
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, settings in zip(optimizer.param_groups, own):
         group.update(settings)
     for p, moments in optimizer.state.items():
-        moments.update({name: fsdp.placed_like(value, p) for name, value in moments.items() if name != "step"})
+        moments.update({name: torch.empty_like(p, dtype=value.dtype).copy_(fsdp.placed_like(value, p))
+                        for name, value in moments.items() if name != "step"})
 
 
 def allocate_moments(optimizer: torch.optim.AdamW) -> None:

@@ -1,10 +1,11 @@
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from tools.optim import OptimConfig, apply_update, gradient_norm, learning_rate, make_optimizer
+from tools.optim import OptimConfig, apply_update, gradient_norm, learning_rate, load_optimizer, make_optimizer
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -115,3 +116,28 @@ def test_a_norm_beyond_float32_is_told_as_such():
     net.weight.grad = torch.full((2, 2), 3e38)
     with pytest.raises(FloatingPointError, match="the gradient norm is inf"):
         apply_update(make_optimizer(net, cfg), net, cfg, 3, 100)
+
+
+@pytest.mark.parametrize("saved", [torch.contiguous_format, torch.channels_last])
+def test_moments_of_another_memory_layout_continue_the_same_training(saved):
+    """The fused update reads memory in order: a layout that differs would give each weight the moment of another."""
+    cfg = OptimConfig(lr=0.1, warmup=0)
+    net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    clips = torch.randn(3, 2, 3, 5, 5)
+
+    def update(net, optimizer, step):
+        net(clips[step]).square().sum().backward()
+        apply_update(optimizer, net, cfg, step, 3)
+
+    optimizer = make_optimizer(net, cfg)
+    for step in range(2):
+        update(net, optimizer, step)
+    nets = [net, copy.deepcopy(net)]
+    state = copy.deepcopy(optimizer.state_dict())
+    for moments in state["state"].values():
+        moments.update({name: v.clone(memory_format=saved) for name, v in moments.items() if v.ndim == 4})
+    other = make_optimizer(nets[1], cfg)
+    load_optimizer(other, state)
+    for net, optimizer in zip(nets, (optimizer, other)):
+        update(net, optimizer, 2)
+    torch.testing.assert_close(nets[1].weight, nets[0].weight, rtol=0, atol=0)
