@@ -17,102 +17,55 @@ from autoencoder.planes import PLANES, Planes, PlaneShape, pack, unpack
 BRANCH_SCALE = 0.3  # of the last weight of a residual branch at the start, in PyTorch's default
 
 
-@ARCHITECTURES.register("compact")
-class CompactAutoencoder(nn.Module):
-    """Convolutions on two grids, learned pooling to three planes, attention among the planes' tokens.
+class PlanePath(nn.Module):
+    """What autoencoders with pooled planes have in common: token volume -> planes -> latent -> planes -> token volume.
 
-    Encoder: pixels -> fine grid (half a patch a token) -> token grid -> planes -> latent. The decoder mirrors it; there
-    the planes meet both as a sum and as a product, which for a moving thing is "this row and this column". Of the
-    configuration, `depth` counts the decoder's blocks on the token grid (the encoder has half as many), and `heads` and
-    `head_dim` are those of the attention.
-
-    Args:
-        config: sizes; `patch` must be even.
-        fine_channels: width on the fine grid.
-        fine_depth: blocks on the fine grid of the decoder (the encoder has half as many).
-        plane_depth: attention layers among the planes, on either side of the latent.
-        time_patch: frames of one token.
+    A subclass has `encode`, `decode`, the last layer `to_pixels`, and calls `_make_planes` where it makes its layers.
     """
 
-    def __init__(self, config: AutoencoderConfig, *, fine_channels: int = 96, fine_depth: int = 2,
-                 plane_depth: int = 1, time_patch: int = 1):
+    def __init__(self, config: AutoencoderConfig, shape: PlaneShape):
         super().__init__()
-        _check(config, fine_channels, fine_depth, plane_depth, time_patch)
-        self.config, self.time_patch = config, time_patch
-        self.shape = shape = PlaneShape(config.frames // time_patch, config.grid.h, config.grid.w)
+        self.config, self.shape = config, shape
         self.grad_checkpoint = False
-        dim, fine = config.channels, fine_channels
-        pixels = config.in_channels * time_patch * (config.patch // 2) ** 2  # values of a fine token
 
-        def half(depth: int) -> int:
-            return -(-depth // 2)
+    def _make_planes(self, plane_depth: int, expand: int = 3) -> None:
+        config, dim = self.config, self.config.channels
 
         def attention() -> nn.ModuleList:
-            return nn.ModuleList(PlaneAttention(dim, config.heads, config.head_dim) for _ in range(plane_depth))
+            return nn.ModuleList(PlaneAttention(dim, config.heads, config.head_dim, expand) for _ in range(plane_depth))
 
-        self.stem = nn.Conv2d(pixels, fine, 3, padding=1)
-        self.fine_encoder = nn.ModuleList(FrameBlock(fine) for _ in range(half(fine_depth)))
-        self.down = nn.Conv2d(4 * fine, dim, 1)
-        self.encoder_place = nn.Parameter(torch.zeros(dim, shape.h, shape.w))
-        self.encoder = nn.ModuleList(SpaceTimeBlock(dim, shape.t) for _ in range(half(config.depth)))
-        self.encoder_norm = nn.LayerNorm(dim)
-        self.encoder_time = nn.Parameter(torch.zeros(shape.t, 1, 1, dim))
         self.pools = nn.ModuleDict({name: AxisPool(dim, config.heads) for name in PLANES})
-        self.encoder_token = nn.Parameter(0.02 * torch.randn(shape.total, dim))
+        self.encoder_token = nn.Parameter(0.02 * torch.randn(self.shape.total, dim))
         self.encoder_attention = attention()
         self.to_latent = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.latent_channels))
 
         self.from_latent = nn.Linear(config.latent_channels, dim)
-        self.decoder_token = nn.Parameter(0.02 * torch.randn(shape.total, dim))
+        self.decoder_token = nn.Parameter(0.02 * torch.randn(self.shape.total, dim))
         self.decoder_attention = attention()
         self.add = nn.ModuleDict({name: nn.Linear(dim, dim) for name in PLANES})
         self.multiply = nn.ModuleDict({name: nn.Linear(dim, dim) for name in PLANES})
-        self.decoder_place = nn.Parameter(torch.zeros(dim, shape.h, shape.w))
-        self.decoder = nn.ModuleList(SpaceTimeBlock(dim, shape.t) for _ in range(config.depth))
-        self.up = nn.Conv2d(dim, 4 * fine, 1)
-        self.fine_decoder = nn.ModuleList(FrameBlock(fine) for _ in range(fine_depth))
-        self.decoder_norm = ChannelNorm(fine)
-        self.to_pixels = nn.Conv2d(fine, pixels, 3, padding=1)
-        self.background = nn.Parameter(torch.zeros(pixels, 2 * shape.h, 2 * shape.w))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
 
     @property
     def last_weight(self) -> Tensor:
         """Weight of the last layer, where an adaptive adversarial weight compares gradients."""
         return self.to_pixels.weight
 
-    def encode(self, clip: Tensor) -> Tensor:
-        """Clip (b c t h w, in [-1, 1]) -> raw latent (b c n)."""
-        check_clip(clip, self.config)
-        side = self.config.patch // 2
-        x = rearrange(clip, "b c (t r) (h p) (w q) -> (b t) (c r p q) h w", r=self.time_patch, p=side, q=side)
-        x = self._run(self.fine_encoder, self.stem(_channels_last(x)))
-        x = self.down(_channels_last(rearrange(x, "f c (h p) (w q) -> f (c p q) h w", p=2, q=2)))
-        x = self._run(self.encoder, x + self.encoder_place)
-        volume = rearrange(x, "(b t) c h w -> b t h w c", t=self.shape.t)
-        tokens = self.project(self.encoder_norm(volume) + self.encoder_time) + self.encoder_token
-        latent = self._wide(self.to_latent, self._run(self.encoder_attention, tokens)).transpose(1, 2)
+    def latent_of(self, volume: Tensor, gain: float = 1.0) -> Tensor:
+        """Token volume (b t h w c) -> raw latent (b c n); the tokens' learned positions count `gain` times."""
+        tokens = self._run(self.encoder_attention, self.project(volume) + gain * self.encoder_token)
+        latent = self._wide(self.to_latent, tokens).transpose(1, 2)
         return latent.tanh() if self.config.tanh else latent
+
+    def volume_of(self, latent: Tensor, gain: float = 1.0) -> Tensor:
+        """The way back: raw latent (b c n) -> token volume (b t h w c)."""
+        unpack(latent, self.shape)  # refuses a latent of another size
+        tokens = self.from_latent(latent.transpose(1, 2)) + gain * self.decoder_token
+        return self.spread(self._run(self.decoder_attention, tokens))
 
     def project(self, volume: Tensor) -> Tensor:
         """Pool each axis of a token volume (b t h w c) away in turn: tokens of the packed planes (b n c)."""
         planes = Planes(self.pools["hw"](volume, 1), self.pools["tw"](volume, 2), self.pools["th"](volume, 3))
         return pack(Planes(*(plane.movedim(-1, 1) for plane in planes))).transpose(1, 2)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Raw latent (b c n) -> clip (b c t h w, about [-1, 1])."""
-        unpack(latent, self.shape)  # refuses a latent of another size
-        tokens = self.from_latent(latent.transpose(1, 2)) + self.decoder_token
-        x = self.spread(self._run(self.decoder_attention, tokens))
-        x = self._run(self.decoder, rearrange(x, "b t h w c -> (b t) c h w") + self.decoder_place)
-        x = rearrange(self.up(x), "f (c p q) h w -> f c (h p) (w q)", p=2, q=2)
-        x = self._run(self.fine_decoder, _channels_last(x))
-        x = self._wide(self.to_pixels, self.decoder_norm(x)) + self.background
-        side = self.config.patch // 2
-        return rearrange(x, "(b t) (c r p q) h w -> b c (t r) (h p) (w q)",
-                         t=self.shape.t, r=self.time_patch, p=side, q=side)
 
     def spread(self, tokens: Tensor) -> Tensor:
         """Tokens of the packed planes (b n c) -> volume (b t h w c): each copied along the axis it lacks."""
@@ -142,6 +95,77 @@ class CompactAutoencoder(nn.Module):
         return x
 
 
+@ARCHITECTURES.register("compact")
+class CompactAutoencoder(PlanePath):
+    """Convolutions on two grids, learned pooling to three planes, attention among the planes' tokens.
+
+    Encoder: pixels -> fine grid (half a patch a token) -> token grid -> planes -> latent. The decoder mirrors it; there
+    the planes meet both as a sum and as a product, which for a moving thing is "this row and this column". Of the
+    configuration, `depth` counts the decoder's blocks on the token grid (the encoder has half as many), and `heads` and
+    `head_dim` are those of the attention.
+
+    Args:
+        config: sizes; `patch` must be even.
+        fine_channels: width on the fine grid.
+        fine_depth: blocks on the fine grid of the decoder (the encoder has half as many).
+        plane_depth: attention layers among the planes, on either side of the latent.
+        time_patch: frames of one token.
+    """
+
+    def __init__(self, config: AutoencoderConfig, *, fine_channels: int = 96, fine_depth: int = 2,
+                 plane_depth: int = 1, time_patch: int = 1):
+        _check(config, fine_channels, fine_depth, plane_depth, time_patch)
+        shape = PlaneShape(config.frames // time_patch, config.grid.h, config.grid.w)
+        super().__init__(config, shape)
+        self.time_patch = time_patch
+        dim, fine = config.channels, fine_channels
+        pixels = config.in_channels * time_patch * (config.patch // 2) ** 2  # values of a fine token
+
+        def half(depth: int) -> int:
+            return -(-depth // 2)
+
+        self.stem = nn.Conv2d(pixels, fine, 3, padding=1)
+        self.fine_encoder = nn.ModuleList(FrameBlock(fine) for _ in range(half(fine_depth)))
+        self.down = nn.Conv2d(4 * fine, dim, 1)
+        self.encoder_place = nn.Parameter(torch.zeros(dim, shape.h, shape.w))
+        self.encoder = nn.ModuleList(SpaceTimeBlock(dim, shape.t) for _ in range(half(config.depth)))
+        self.encoder_norm = nn.LayerNorm(dim)
+        self.encoder_time = nn.Parameter(torch.zeros(shape.t, 1, 1, dim))
+        self._make_planes(plane_depth)
+        self.decoder_place = nn.Parameter(torch.zeros(dim, shape.h, shape.w))
+        self.decoder = nn.ModuleList(SpaceTimeBlock(dim, shape.t) for _ in range(config.depth))
+        self.up = nn.Conv2d(dim, 4 * fine, 1)
+        self.fine_decoder = nn.ModuleList(FrameBlock(fine) for _ in range(fine_depth))
+        self.decoder_norm = ChannelNorm(fine)
+        self.to_pixels = nn.Conv2d(fine, pixels, 3, padding=1)
+        self.background = nn.Parameter(torch.zeros(pixels, 2 * shape.h, 2 * shape.w))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+
+    def encode(self, clip: Tensor) -> Tensor:
+        """Clip (b c t h w, in [-1, 1]) -> raw latent (b c n)."""
+        check_clip(clip, self.config)
+        side = self.config.patch // 2
+        x = rearrange(clip, "b c (t r) (h p) (w q) -> (b t) (c r p q) h w", r=self.time_patch, p=side, q=side)
+        x = self._run(self.fine_encoder, self.stem(_channels_last(x)))
+        x = self.down(_channels_last(rearrange(x, "f c (h p) (w q) -> f (c p q) h w", p=2, q=2)))
+        x = self._run(self.encoder, x + self.encoder_place)
+        volume = rearrange(x, "(b t) c h w -> b t h w c", t=self.shape.t)
+        return self.latent_of(self.encoder_norm(volume) + self.encoder_time)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Raw latent (b c n) -> clip (b c t h w, about [-1, 1])."""
+        x = rearrange(self.volume_of(latent), "b t h w c -> (b t) c h w")
+        x = self._run(self.decoder, x + self.decoder_place)
+        x = rearrange(self.up(x), "f (c p q) h w -> f c (h p) (w q)", p=2, q=2)
+        x = self._run(self.fine_decoder, _channels_last(x))
+        x = self._wide(self.to_pixels, self.decoder_norm(x)) + self.background
+        side = self.config.patch // 2
+        return rearrange(x, "(b t) (c r p q) h w -> b c (t r) (h p) (w q)",
+                         t=self.shape.t, r=self.time_patch, p=side, q=side)
+
+
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of frames (f c h w)."""
 
@@ -156,7 +180,7 @@ class FrameBlock(nn.Module):
         super().__init__()
         self.norm = ChannelNorm(dim)
         self.space = nn.Conv2d(dim, dim, 3, padding=1)
-        self.mix = _branch_end(nn.Conv2d(dim, dim, 1))
+        self.mix = branch_end(nn.Conv2d(dim, dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mix(F.gelu(self.space(self.norm(x))))
@@ -171,7 +195,7 @@ class SpaceTimeBlock(nn.Module):
         self.norm = ChannelNorm(dim)
         self.space = nn.Conv2d(dim, dim, 3, padding=1)
         reach = min(t - 1, 1)  # a single frame has no neighbours, and no weights for them
-        self.time = _branch_end(nn.Conv2d(dim, dim, (2 * reach + 1, 1), padding=(reach, 0)))
+        self.time = branch_end(nn.Conv2d(dim, dim, (2 * reach + 1, 1), padding=(reach, 0)))
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.gelu(self.space(self.norm(x)))
@@ -203,9 +227,9 @@ class PlaneAttention(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * heads * head_dim)
-        self.out = _branch_end(nn.Linear(heads * head_dim, dim))
+        self.out = branch_end(nn.Linear(heads * head_dim, dim))
         self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, expand * dim), nn.GELU(),
-                                 _branch_end(nn.Linear(expand * dim, dim)))
+                                 branch_end(nn.Linear(expand * dim, dim)))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(self.norm(x)), "b n (s k d) -> s b k n d", s=3, k=self.heads)
@@ -213,7 +237,7 @@ class PlaneAttention(nn.Module):
         return x + self.mlp(x)
 
 
-def _branch_end(layer: nn.Module) -> nn.Module:
+def branch_end(layer: nn.Module) -> nn.Module:
     """Let a residual branch start small, so that deep stacks train at high rates from the first step."""
     with torch.no_grad():
         layer.weight.mul_(BRANCH_SCALE)

@@ -26,7 +26,7 @@ class AutoencoderTrainConfig:
     reverse: float = 0.0            # probability of playing a clip backward
     shift: int = 0                  # largest random translation of a clip, in pixels (edges are repeated)
     autocast: str = "none"          # none | bf16: precision of the forward pass
-    grad_checkpoint: bool = False   # recompute activations in the backward pass: less memory, a third more time
+    grad_checkpoint: Any = "auto"   # recompute activations in the backward pass; auto: where they would not fit
     validation_clips: int = 32
     psnr_guard: float = 0.5         # dB that an adversarial run may lose before its best checkpoint is passed over
     seed: int = 42                  # all randomness of the run follows from it
@@ -39,6 +39,8 @@ class AutoencoderTrainConfig:
                 raise ValueError(f"train.{name} is a probability in 0..1, got {getattr(self, name)}")
         if self.latent_noise < 0 or self.shift < 0:
             raise ValueError(f"train.latent_noise and train.shift must not be negative, got {self.latent_noise}, {self.shift}")
+        if self.grad_checkpoint not in (True, False, "auto"):
+            raise ValueError(f"train.grad_checkpoint={self.grad_checkpoint} is not known; use auto, true or false")
         if self.validation_clips < 1:
             raise ValueError(f"train.validation_clips must be at least 1, got {self.validation_clips}")
 

@@ -1,15 +1,19 @@
 """LPIPS as a training loss: the distance of frames in VGG16 features (Zhang et al. 2018)."""
 
-import warnings
-from pathlib import Path
+from __future__ import annotations
 
-import lpips
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
+import evals.lpips
 from autoencoder.losses import Summed
 from tools import weights
-from tools.checkpoint import load_raw
+
+if TYPE_CHECKING:
+    import lpips
 
 VGG = weights.find("lpips-vgg")
 SMALLEST = 16  # pixels that four halvings leave something of
@@ -43,38 +47,12 @@ def load_lpips(path: str | Path | None = None, *, verify: bool = True) -> lpips.
         ValueError: The file is missing, damaged, or not VGG16.
     """
     path = find_vgg(path)
-    remedy = f"{weights.remedy('lpips-vgg', path)}, {ELSE}"
     if verify:
-        weights.check(path, VGG, remedy)
-    vgg = load_raw(path)
-    heads = load_raw(Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth")
-    # Built on the meta device, nothing is drawn: a random VGG takes seconds and moves the global generator.
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision by outdated argument names
-        net = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
-    net.scaling_layer = lpips.ScalingLayer()  # its constants are no weights, so no file holds them
-    net.load_state_dict(lpips_state(net, vgg, heads, path, remedy), assign=True)
-    return net.eval().requires_grad_(False)
-
-
-def lpips_state(net: lpips.LPIPS, vgg: dict[str, Tensor], heads: dict[str, Tensor],
-                path: Path, remedy: str) -> dict[str, Tensor]:
-    """The state of `net` from torchvision's VGG16, read from `path`, and lpips' linear heads."""
-    state = {}
-    for key, here in net.state_dict().items():
-        part, *rest = key.split(".")
-        if part == "scaling_layer":
-            state[key] = here
-        elif part == "net":  # net.slice2.5.weight is features.5.weight
-            source = ".".join(["features", *rest[1:]])
-            if source not in vgg or vgg[source].shape != here.shape:
-                got = tuple(vgg[source].shape) if source in vgg else "no such entry"
-                raise ValueError(f"{path} is no VGG16: {source} should be {tuple(here.shape)}, got {got}; "
-                                 f"{remedy}")
-            state[key] = vgg[source].float()
-        else:  # lin0.model.1.weight, which lpips lists once more as lins.0.model.1.weight
-            state[key] = heads[key.replace("lins.", "lin", 1)]
-    return state
+        weights.check(path, VGG, f"{weights.remedy('lpips-vgg', path)}, {ELSE}")
+    try:
+        return evals.lpips.load_lpips("vgg", path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {weights.remedy('lpips-vgg', path)}, {ELSE}") from error
 
 
 class PerceptualLoss(nn.Module):
@@ -88,7 +66,7 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         self.net = net.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "PerceptualLoss":
+    def train(self, mode: bool = True) -> PerceptualLoss:
         return super().train(False)  # lpips' heads have dropout
 
     def features(self, frames: Tensor) -> list[Tensor]:  # b c h w -> five of b f h' w', of unit length over f

@@ -15,6 +15,7 @@ from autoencoder.config import FirstStageConfig
 from autoencoder.losses import pixel_error, take_frames
 from autoencoder.perceptual import PerceptualLoss, load_lpips
 from autoencoder.planes import unpack
+from autoencoder.saving import choose_saving
 from autoencoder.spectrum import high_frequency_energy
 from autoencoder.statistics import RunningStatistics
 from tools import checkpoint, dist
@@ -40,9 +41,9 @@ class AutoencoderStage:
     def __init__(self, cfg: FirstStageConfig, net: nn.Module, validation: Tensor, model_config: dict[str, Any]):
         self.cfg, self.net, self.validation, self.model_config = cfg, net, validation, model_config
         self.best = cfg.best()
-        if cfg.train.grad_checkpoint:
-            net.grad_checkpoint = True
         self.device = next(net.parameters()).device
+        self.saving = choose_saving(cfg, self.device)
+        net.grad_checkpoint = self.saving.on
         self.ddp = dist.wrap(net, cfg.dist)
         self.optimizer = make_optimizer(net, cfg.optim)
         self.ema = Ema(net, cfg.ema)

@@ -42,6 +42,8 @@ def train_first_stage(cfg: FirstStageConfig, run: Run, *, first_stage_folder: st
     values = cfg.model.latent_channels * net.shape.total
     run.log(f"autoencoder {cfg.model.arch}: {parameters / 1e6:.2f} M parameters, {values} latent values a clip "
             f"({cfg.model.latent_channels} x {net.shape.total})")
+    if stage.saving.note:
+        run.log(stage.saving.note)
     if first_stage_folder and fresh:
         state, source = _last_state(Path(first_stage_folder))
         stage.continue_from(state, source)

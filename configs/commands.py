@@ -110,7 +110,7 @@ def open_run(args: argparse.Namespace, cfg, context: dict[str, Any]) -> Run:
 # what may change when a run is continued: nothing that decides a weight, except for how long it goes on
 VOLATILE = frozenset({"data.path", "data.workers", "loop.steps", "loop.save_every", "loop.keep", "loop.log_every",
                       "loop.validate_every", "loop.sample_every", "loop.plot_every", "loop.patience", "loop.micro_batch",
-                      "train.panel_fvd", "dist", "log", "run.resume"})
+                      "train.panel_fvd", "train.grad_checkpoint", "dist", "log", "run.resume"})
 OF_PANEL = frozenset({"train.panel_clips", "train.sample_steps"})  # they decide which weights are the best where it judges
 
 
@@ -239,7 +239,10 @@ def bench(args: argparse.Namespace) -> None:
         return
     if dist.world() > 1:
         raise ValueError(f"--exp bench runs in one process, got {dist.world()}; start it without torchrun")
-    run_bench(Settings(first, second, args.data_path), only=args.only, out=args.out)
+    small = {"data.resolution": 64} if not any(files.values()) else {}
+    long = [load_config(SCHEMAS[exp], file or DEFAULTS[exp].with_name("tiny.yaml"), flags | small,
+                        [item for item in args.overrides if concerns(SCHEMAS[exp], item)]) for exp, file in files.items()]
+    run_bench(Settings(first, second, args.data_path, long=tuple(long), model=args.model), only=args.only, out=args.out)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -361,7 +364,7 @@ COMMANDS: dict[str, Command] = {
     "carla": command("where on CARLA's map frames were taken: trains on --data CARLA; maps with --model M --input DIR; WD "
                      "and PO of --real DIR --fake DIR", carla, " ".join(CARLA.values())),
     "bench": command("speed and memory of each part, beside a matrix product of the same machine: --only unet,encode",
-                     bench, "only out data data_path pretrain_config diffusion_config"),
+                     bench, "only out model data data_path pretrain_config diffusion_config"),
     "demo": command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at", demo, "seed"),
     "download": from_flags("fetch published weights or a dataset: --name NAME (list shows all), --out DIR",
                            "tools.download", "download", "name out"),
@@ -411,8 +414,8 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--batch_size", "training: clips an update over all processes (default: of the YAML); sampling, "
                              "reconstruction, encode: videos or clips at once (default 4); evaluation: pairs at once (default "
                              "8); carla: frames an update (default 32), or at once (default 8)", int),
-        flag("--steps", "training: optimizer updates (default: of the YAML); sampling: steps of the sampler (default 50), or "
-                        "400/20 (first clip/others)"),
+        flag("--steps", "training: optimizer updates (default: of the YAML); sampling: steps of the sampler (default 20 of "
+                        "deis, 50 of any other), or 400/20 (first clip/others)"),
         switch("--scale_lr", "multiply the learning rate by the batch size"),
         flag("--pretrain_config", "settings of the autoencoder (first_stage: default configs/autoencoder/base.yaml; ddpm: must "
                                   "agree with --first_model)"),
@@ -452,8 +455,9 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--schedule", "windows in place of --scheme, as plan prints them (sampling counts in clips)", metavar="FILE"),
         switch("--just_visualise", "draw who observes whom to --out as well"),
         flag("--overlap", "frames that neighbouring clips share (default 0; 1 for a model that sees the clip itself)", int),
-        flag("--sampler", "ddpm, ddim, deis, dpmpp_2m, heun, pndm, flow_euler (default ddim); noise.temperature and "
-                          "noise.shared (between the clips of a video) change the noise that it starts from", default="ddim"),
+        flag("--sampler", "ddpm, ddim, deis, dpmpp_2m, heun, pndm, flow_euler (default deis, or ddim with --eta and for "
+                          "models whose schedule is a table, as PVDM's); noise.temperature and noise.shared (between the clips "
+                          "of a video) change the noise that it starts from"),
         flag("--eta", "randomness of ddim, 0 to 1 (default 0)", float),
         flag("--guidance", "w of (1 + w) eps(c) - w eps(0) (default 0); guidance.low and guidance.high bound the sigma / alpha "
                            "where it acts, guidance.history=W guides by a share, guidance.fraction, of what is seen, or by it "
@@ -483,7 +487,8 @@ FLAGS: dict[str, list[Flag]] = {
         flag("--name", "what to download: weights such as i3d, lpips-vgg, pvdm-ucf101, or a dataset such as mnist, kth; list "
                        "shows all"),
         flag("--only", "parts to measure, comma-separated: encode, decode, unet, train_autoencoder, train_unet, sample, "
-                       "context, data, evals, latents (default all)", metavar="NAMES"),
+                       "context, data, evals, latents, long_video (of tiny.yaml where no YAML is given), samplers (also on "
+                       "--model; draws a PNG beside --out) (default all)", metavar="NAMES"),
         flag("--real", "folder of real videos (export: shown beside the made ones of a grid; carla: of coordinates)",
              metavar="DIR"),
         flag("--fake", "folder of made videos (carla: of coordinates)", metavar="DIR"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,23 +17,37 @@ from evals.lpips import LPIPS
 from evals.protocol import FrameMetric
 from evals.psnr import PSNR
 from evals.ssim import SSIM
+from tools.speed import count_flops
 
 
-def measure(*, videos: int = 2, frames: int = 16, size: int = 64, samples: int = 1, repeats: int = 3,
-            backbone: str | Path | None = None) -> dict:
-    """Compare moving noise with a noisier copy, by the metrics and by the loop, on one core each.
+class Case(NamedTuple):
+    """Videos to compare: true ones, frames of each, height and width, made ones of each."""
+    videos: int
+    frames: int
+    size: int
+    samples: int
+
+
+CASES = {"best_of_10_64px": Case(1, 16, 64, 10),  # what MCVD's protocol asks for
+         "one_256px": Case(1, 4, 256, 1)}         # a sample each, at the size of most published results
+
+SIDE = 1024             # of the matrices whose product stands for the machine's limit
+ENOUGH, MOST = 1.0, 50  # seconds, and turns
+
+
+def measure(*, cases: Mapping[str, Case] = CASES, repeats: int = 3, backbone: str | Path | None = None) -> dict[str, Any]:
+    """Compare moving noise with a noisier copy, by the metrics and by the loop, on one core and by turns.
 
     Args:
-        videos: true videos.
-        frames: frames of each.
-        size: height and width.
-        samples: made videos of each true one.
-        repeats: the least time of so many runs counts.
+        cases: by name.
+        repeats: the least time of so many runs counts, or of as many as take a second.
         backbone: AlexNet for LPIPS; one that is drawn takes as long, so none is needed.
 
     Returns:
-        {name: {"seconds", "loop_seconds" (processor time a frame), "speedup", "difference" (largest, of a frame)}} for
-        psnr, ssim, lpips and, without difference, "all", the three together.
+        {case: {metric: {"seconds", "loop_seconds" (processor time a frame), "speedup", "difference" (largest, of a frame)}}},
+        the metrics psnr, ssim, lpips and, without difference, "all", the three together. Those with products or convolutions
+        say also "gflop" (theirs, of a frame), "matmul_gflops" (the rate of a matrix product in between) and "speedup_limit"
+        (the loop's time over that of these operations at this rate: no code that makes them is faster).
 
     Raises:
         ValueError: scikit-image, which only the loop needs, is not installed.
@@ -42,7 +57,6 @@ def measure(*, videos: int = 2, frames: int = 16, size: int = 64, samples: int =
     except ImportError:
         raise ValueError('bench evals compares with scikit-image, which is not installed; run pip install -e ".[test]", '
                          'or leave evals out of --only') from None
-    real, fake, names = _videos(videos, frames, size, samples)
     metrics = {"psnr": PSNR(), "ssim": SSIM(), "lpips": _lpips(backbone)}
     net = metrics["lpips"].model
 
@@ -54,18 +68,34 @@ def measure(*, videos: int = 2, frames: int = 16, size: int = 64, samples: int =
              "ssim": lambda r, f: structural_similarity(r, f, gaussian_weights=True, sigma=1.5, data_range=255,
                                                         use_sample_covariance=False, channel_axis=-1),
              "lpips": distance}
-    threads, results = torch.get_num_threads(), {}
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for name, metric in metrics.items():
-            seconds, ours = _least(repeats, lambda m=metric: _ours(m, real, fake, names))
-            loop_seconds, theirs = _least(repeats, lambda n=name: _loop(loops[n], real, fake))
-            results[name] = {"seconds": seconds / ours.size, "loop_seconds": loop_seconds / ours.size,
-                             "speedup": loop_seconds / seconds, "difference": float(np.abs(ours - theirs).max())}
+        results = {key: {name: _by_turns(metric, loops[name], case, repeats) for name, metric in metrics.items()}
+                   for key, case in cases.items()}
     finally:
         torch.set_num_threads(threads)
-    total, loop = (sum(result[key] for result in results.values()) for key in ("seconds", "loop_seconds"))
-    return {**results, "all": {"seconds": total, "loop_seconds": loop, "speedup": loop / total}}
+    for result in results.values():
+        total, loop = (sum(part[key] for part in result.values()) for key in ("seconds", "loop_seconds"))
+        result["all"] = {"seconds": total, "loop_seconds": loop, "speedup": loop / total}
+    return results
+
+
+def _by_turns(metric: FrameMetric, score: Callable[[np.ndarray, np.ndarray], float], case: Case,
+              repeats: int) -> dict[str, float]:
+    real, fake, names = _videos(*case)
+    flops, ours = count_flops(lambda: _ours(metric, real, fake, names))
+    theirs, matrix, times = _loop(score, real, fake), torch.ones(SIDE, SIDE), []
+    runs = (lambda: _ours(metric, real, fake, names), lambda: _loop(score, real, fake), lambda: matrix @ matrix)
+    while len(times) < repeats or (sum(map(sum, times)) < ENOUGH and len(times) < MOST):
+        times.append([_seconds(run) for run in runs])
+    seconds, loop_seconds, product = map(min, zip(*times))
+    found = {"seconds": seconds / ours.size, "loop_seconds": loop_seconds / ours.size, "speedup": loop_seconds / seconds,
+             "difference": float(np.abs(ours - theirs).max())}
+    if flops:
+        rate = 2 * SIDE ** 3 / product
+        found |= {"gflop": flops / 1e9 / ours.size, "matmul_gflops": rate / 1e9, "speedup_limit": loop_seconds * rate / flops}
+    return found
 
 
 def _videos(videos: int, frames: int, size: int, samples: int) -> tuple[Tensor, Tensor, list[str]]:
@@ -100,11 +130,8 @@ def _loop(score: Callable[[np.ndarray, np.ndarray], float], real: Tensor, fake: 
     return np.array([[score(r, f) for r, f in zip(*pair)] for pair in zip(real.numpy(), fake.numpy())])
 
 
-def _least(repeats: int, run: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    """Least processor time of several runs after one more, and the result."""
-    result, times = run(), []
-    for _ in range(repeats):
-        begin = time.thread_time()
-        run()
-        times.append(time.thread_time() - begin)
-    return min(times), result
+def _seconds(run: Callable[[], Any]) -> float:
+    """Processor time of this thread, which other programs do not count in."""
+    begin = time.thread_time()
+    run()
+    return time.thread_time() - begin

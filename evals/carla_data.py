@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,45 +13,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evals.carla_map import TOWN01
+from tools.carla_town import coords_path, read_coords
 from tools.fit import fit
 from tools.order import shuffled
 from tools.sources import VideoSource
-
-
-def coords_path(video: Path) -> Path:
-    """Where the coordinates of a drive lie: video_7.pt has coords_7.npy beside it."""
-    return video.with_name(video.stem.replace("video", "coords", 1) + ".npy")
-
-
-def read_coords(path: str | os.PathLike) -> np.ndarray:
-    """Read the places of a video: float64 t 2, x and y in metres; what comes after these two, such as the height, is cut off.
-
-    Raises:
-        ValueError: no such file, or not numbers t 2.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; the coordinates of video_7 are wanted beside it as coords_7.npy, t x 2 metres")
-    try:
-        coords = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: damaged or no array ({error}); write it again") from None
-    numbers = isinstance(coords, np.ndarray) and coords.dtype.kind in "fiu" and coords.ndim == 2 and coords.shape[1] >= 2
-    if not numbers or not len(coords):
-        what = f"{coords.dtype} {coords.shape}" if isinstance(coords, np.ndarray) else type(coords).__name__
-        raise ValueError(f"{path}: holds {what}; wanted numbers t 2, x and y in metres")
-    coords = coords[:, :2].astype(np.float64)
-    if not np.isfinite(coords).all():
-        frame = int(np.argmin(np.isfinite(coords).all(1)))
-        raise ValueError(f"{path}: frame {frame} has no finite coordinates; write it again")
-    return coords
 
 
 class Places:
     """An endless, indexed supply of frames that tools.loading.loader reads; every epoch visits each frame of all drives once.
 
     Args:
-        source: the drives, whose files have their coordinates beside them.
+        source: the drives, which come with their coordinates, or whose files have these beside them.
         size: height and width of a frame.
         seed: of the run.
         resize: see tools.fit.
@@ -65,12 +36,8 @@ class Places:
         self.source, self.size, self.seed, self.resize = source, size, seed, resize
         self.skipped: dict[str, str] = {}  # nothing is
         self.at: Tensor | None = None      # where to tell which video is being read
-        paths = getattr(source, "paths", None)
-        if not paths:
-            raise ValueError("--exp carla trains on files with coordinates beside them (video_7.pt and coords_7.npy), which "
-                             "this set has not; give FDM's folder no-traffic: --data CARLA --data_path DIR")
         bar = tqdm(range(len(source)), unit="video", desc="reading coordinates", delay=2, leave=False, file=sys.stderr)
-        coords = [self._checked(i, coords_path(paths[i])) for i in bar]
+        coords = [self._checked(i) for i in bar]
         self.coords = torch.from_numpy(np.concatenate(coords).astype(np.float32))  # n 2, of all drives
         self.ends = np.cumsum([len(c) for c in coords])  # of each drive in these
 
@@ -103,13 +70,25 @@ class Places:
         epoch, place = divmod(g, len(self))
         return shuffled(place, len(self), self.seed, "carla", "epoch", epoch)
 
-    def _checked(self, video: int, path: Path) -> np.ndarray:
-        coords, length = read_coords(path), self.source.num_frames(video)
+    def _checked(self, video: int) -> np.ndarray:
+        (where, coords), length = self._coords(video), self.source.num_frames(video)
         if len(coords) != length:
-            raise ValueError(f"{path}: holds {len(coords)} places, but video {self.source.name(video)} has {length} frames; "
+            raise ValueError(f"{where}: holds {len(coords)} places, but video {self.source.name(video)} has {length} frames; "
                              "they are of different drives, fetch both again")
         try:
             TOWN01.cells(torch.from_numpy(coords))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{where}: {error}") from None
         return coords
+
+    def _coords(self, video: int) -> tuple[str | Path, np.ndarray]:
+        """Where the coordinates of a drive were found, and these: in a prepared set, or beside its file."""
+        held = self.source.arrays(video) if hasattr(self.source, "arrays") else {}
+        paths = getattr(self.source, "paths", None)
+        if "coords" in held:
+            return coords_path(paths[video]) if paths else f"coordinates of {self.source.name(video)}", held["coords"]
+        if not paths:
+            raise ValueError("--exp carla trains on drives with their coordinates (video_7.pt has coords_7.npy beside it), "
+                             f"which {self.source.name(video)} of this set has not; give FDM's folder no-traffic with them, or "
+                             "what python -m tools.prepare CARLA makes of it: --data CARLA --data_path DIR")
+        return coords_path(paths[video]), read_coords(coords_path(paths[video]))

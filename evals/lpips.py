@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
 
 SMALLEST = {"alex": 31, "vgg": 16}  # pixels that the strides leave something of
 _AT_ONCE = 1 << 18                  # pixels of a forward pass
+_FEW = 96 * 96                      # pixels of a frame, below which a CPU convolves planes faster than channels-last
 
 
 def load_lpips(net: str = "alex", path: str | Path | None = None) -> lpips.LPIPS:
@@ -86,40 +85,37 @@ class LPIPS(FrameMetric):
         """Return the network and the size that it saw."""
         return {"settings": self._settings}
 
-    def update(self, real: Tensor, fake: Tensor, videos: Sequence[str] | None = None) -> None:
-        """Add pairs of videos; see Metric.update. A true video is looked at once for the samples of it that follow."""
-        assert real.shape == fake.shape and real.ndim == 5, f"wanted b t h w c twice, got {real.shape}, {fake.shape}"
-        names = [None] * len(real) if videos is None else list(videos)
-        self.model.to(real.device)
-        for _, run in groupby(range(len(real)), key=lambda i: i if names[i] is None else names[i]):
-            for same in _alike(list(run), real):
-                scores = torch.cat(list(self._scores(real[same[0]], fake[same])), dim=1).cpu().numpy()
-                self._rows += zip([names[i] for i in same], scores)
+    def at_once(self, h: int, w: int, c: int) -> int:
+        """Frames of a forward pass."""
+        return max(1, _AT_ONCE // (self.size ** 2 if self.size else h * w))
 
-    def score(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the distance of each frame: uint8 n h w c, twice -> float64 n."""
-        self.model.to(real.device)
-        return torch.cat(list(self._scores(real, fake[None])), dim=1)[0]
-
-    def _scores(self, real: Tensor, fakes: Tensor) -> Iterator[Tensor]:
-        """Compare one video with several: uint8 t h w c, k t h w c -> pieces of float64 k t. Pieces are cut by the
-        video alone and passed one by one, so that the same video gives the same bits in any batch."""
+    def see(self, real: Tensor) -> list[Tensor]:
+        """Describe true frames, uint8 n h w c."""
         h, w = (self.size, self.size) if self.size else real.shape[1:3]
         if min(h, w) < SMALLEST[self.net]:
             raise ValueError(f"lpips with {self.net} needs frames of at least {SMALLEST[self.net]} pixels a side, got {w}x{h}; "
                              f"leave lpips out of --metrics or enlarge with --resolution")
-        length = max(1, _AT_ONCE // (h * w))
-        with exact():
-            for piece, guesses in zip(real.split(length), fakes.split(length, dim=1)):
-                truth = self._features(piece)
-                yield torch.stack([self._distance(truth, self._features(guess)) for guess in guesses])
+        self.model.to(real.device)
+        return self._features(real)
+
+    def score(self, seen: list[Tensor], fake: Tensor) -> Tensor:
+        """Return the distance of each frame: features of the true ones, uint8 n h w c -> float64 n."""
+        return self._distance(seen, self._features(fake))
+
+    def vectors(self, frames: Tensor) -> Tensor:
+        """Describe frames by vectors whose squared distances are LPIPS: uint8 n h w c -> float32 n d."""
+        parts = [(head.model[-1].weight / x[0, 0].numel()).sqrt() * x for head, x in zip(self.model.lins, self.see(frames))]
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
 
     def _features(self, frames: Tensor) -> list[Tensor]:  # uint8 n h w c -> n f h' w', of unit length over f
         pixels = rearrange(frames, "n h w c -> n c h w")
         if self.size and frames.shape[1:3] != (self.size, self.size):
             pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True)
         pixels = (pixels.float() / 127.5 - 1).expand(-1, 3, -1, -1)
-        maps = self.model.net(self.model.scaling_layer(pixels))
+        if pixels[0, 0].numel() < _FEW:
+            pixels = pixels.contiguous()
+        with exact():
+            maps = self.model.net(self.model.scaling_layer(pixels))
         return [x.div_(torch.linalg.vector_norm(x, dim=1, keepdim=True).add_(1e-10)) for x in maps]
 
     def _distance(self, truth: list[Tensor], guess: list[Tensor]) -> Tensor:  # -> float64 n
@@ -151,9 +147,3 @@ class SmallLPIPS(LPIPS):
 
     def __init__(self, *, path: str | Path | None = None):
         super().__init__(net="alex", size=128, path=path)
-
-
-def _alike(run: list[int], real: Tensor) -> list[list[int]]:
-    """Pairs of one name share their true video only where it is the same one."""
-    first = [next(j for j in run if torch.equal(real[i], real[j])) for i in run]
-    return [[i for i, j in zip(run, first) if j == k] for k in dict.fromkeys(first)]

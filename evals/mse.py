@@ -13,6 +13,6 @@ class MSE(FrameMetric):
     """Squared error of each frame, averaged over the frames and then over the videos."""
     higher_is_better = False
 
-    def score(self, real: Tensor, fake: Tensor) -> Tensor:
+    def score(self, seen: Tensor, fake: Tensor) -> Tensor:
         """Return the error of each frame: uint8 n h w c, twice -> float64 n."""
-        return squared_error(real, fake) / 255 ** 2
+        return squared_error(seen, fake) / 255 ** 2

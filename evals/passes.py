@@ -213,7 +213,8 @@ def _rows(work: Work, batches: Sequence[Sequence[Shot]], side: str) -> Iterator[
                     raise
                 work.dropped.append(f"{shot.entry}: {error}")
                 continue
-            work.looks.look(side, f"{shot.entry} from {shot.start}", frames)
+            # the name of the pass over pairs, which begin at 0: a video that both passes see counts once
+            work.looks.look(side, f"{shot.entry} from {shot.start}" if shot.start else str(shot.entry), frames)
             rows.append((shot, frames))
         yield from (list(alike) for _, alike in groupby(rows, key=lambda row: row[1].shape))
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
-from einops import rearrange
+import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
 from tools.registry import Registry
 
 METRICS = Registry("metric")
-_CHUNK = 1 << 18  # pixels x channels scored at once: near the cache, and long videos need no more memory
 
 
 SAMPLES = ("mean", "best")  # how several samples of one video count: all alike, or the best alone
@@ -89,19 +89,36 @@ class FrameMetric(ABC):
         self._rows: list[Row] = []
 
     @abstractmethod
-    def score(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Compare frames: uint8 n h w c, twice -> float64 n."""
+    def score(self, seen: Any, fake: Tensor) -> Tensor:
+        """Compare frames: what `see` returned of the true ones, and uint8 n h w c -> float64 n."""
+
+    def see(self, real: Tensor) -> Any:
+        """What `score` needs of true frames, uint8 n h w c; computed once for all samples of them."""
+        return real
+
+    def at_once(self, h: int, w: int, c: int) -> int:
+        """Frames of a piece: few enough to stay near the cache, and that long videos need no more memory."""
+        return max(1, (1 << 17) // (h * w * c))
 
     def update(self, real: Tensor, fake: Tensor, videos: Sequence[str] | None = None) -> None:
-        """Add pairs of videos; see Metric.update."""
+        """Add pairs of videos; see Metric.update. A video is compared piece by piece and by itself, and with one true video
+        for all of its samples that follow each other: other videos of a batch cannot touch a bit of its numbers."""
         assert real.shape == fake.shape and real.ndim == 5, f"wanted b t h w c twice, got {real.shape}, {fake.shape}"
         b, t, h, w, c = real.shape
         assert b * t, f"nothing to compare in {tuple(real.shape)}"
         assert videos is None or len(videos) == b, f"{len(videos)} names for {b} pairs"
-        at_once = max(1, _CHUNK // (h * w * c))
-        pieces = zip(*(rearrange(x, "b t h w c -> (b t) h w c").split(at_once) for x in (real, fake)))
-        scores = np.concatenate([self.score(r, f).cpu().numpy() for r, f in pieces]).reshape(b, t)
-        self._rows += zip([None] * b if videos is None else videos, scores)
+        names = [None] * b if videos is None else videos
+        rows: list[list[Tensor]] = [[] for _ in names]
+        count = -(-t // self.at_once(h, w, c))  # pieces, as even as can be
+        edges = [round(i * t / count) for i in range(count + 1)]
+        with torch.inference_mode():
+            for same in samples_of_one(real, names):
+                for piece in map(slice, edges, edges[1:]):
+                    seen = self.see(real[same[0], piece])
+                    for i in same:
+                        rows[i].append(self.score(seen, fake[i, piece]))
+            scores = torch.stack([torch.cat(row) for row in rows]).cpu().numpy()
+        self._rows += zip(names, scores)
 
     def merge(self, other: FrameMetric) -> None:
         """Add the pairs of another instance."""
@@ -167,3 +184,21 @@ class FrameMetric(ABC):
             values.append(value)
             counts.append(count)
         return [math.fsum(v) for v, _ in gathered.values()], [math.fsum(c) for _, c in gathered.values()]
+
+
+def samples_of_one(real: Tensor, names: Sequence[str | None]) -> Iterator[list[int]]:
+    """Which pairs share a true video: of those with one name that follow each other, the ones where it is the same.
+
+    Args:
+        real: b t h w c.
+        names: of the true videos; None shares with nothing.
+    """
+    flat = real.flatten(1).contiguous()
+    if flat.shape[1] % 8 == 0:  # eight pixels are compared at once
+        flat = flat.view(torch.int64)
+    for _, run in groupby(range(len(names)), key=lambda i: i if names[i] is None else names[i]):
+        rest = list(run)
+        while rest:
+            same = [i for i in rest if i == rest[0] or torch.equal(flat[i], flat[rest[0]])]
+            rest = [i for i in rest if i not in same]
+            yield same

@@ -5,31 +5,26 @@ from __future__ import annotations
 import copy
 import json
 import os
-import platform
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
-import scipy
 import torch
 
 from evals.fvd import FrechetVideoDistance
 from evals.i3d import LEAST_FRAMES
 from evals.pairs import Entry, Pairing, VideoSet, is_reconstruction, open_set, pair_videos
 from evals.passes import Side, Work, compare_pairs, compare_sets, plan_sets
-from evals.protocol import METRICS, FrameMetric
-from evals.protocols import I3D, KNOWN_RULES, PAIRS, SETS, Rules, load_rules
+from evals.protocol import FrameMetric
+from evals.protocols import PAIRS, SETS, Rules, load_rules
+from evals.provenance import describe, otherwise_sampled
+from evals.request import is_of_sets, make_metrics, names_of, settle
 from evals.seeds import combine
 from tools import dist
 from tools.files import write_text
-from tools.registry import nearest
-from tools.weights import weights_path
 
 
 def evaluate(real: str | os.PathLike, fake: str | os.PathLike, *, metrics: Sequence[str] | str | None = None,
@@ -66,7 +61,7 @@ def evaluate(real: str | os.PathLike, fake: str | os.PathLike, *, metrics: Seque
     names = names_of(metrics, rules)
     results, seeds = [], range(rules.seed, rules.seed + rules.seeds)
     for seed in seeds:
-        made = _make(names, rules, options, i3d)
+        made = make_metrics(names, rules, options, i3d)
         if results:  # nothing is drawn for metrics of pairs
             made = {name: metric for name, metric in made.items() if is_of_sets(metric)}
         if made:
@@ -114,66 +109,6 @@ def write_report(path: str | os.PathLike, result: dict) -> None:
     write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
-def settle(protocol: str | Rules, *, known_frames: str | None = None, resolution: int | Sequence[int] | None = None,
-           changes: Mapping[str, Any] = {}) -> Rules:
-    """The protocol of a name with what is asked for in another way."""
-    asked: dict[str, Any] = {}
-    if known_frames is not None:
-        _choice("known_frames", known_frames, KNOWN_RULES)
-        asked |= {"known_frames": known_frames, "known_frames_sets": known_frames}
-    if resolution is not None:
-        asked["resolution"] = resolution
-    base = protocol if isinstance(protocol, Rules) else load_rules(protocol)
-    rules = base.changed({**asked, **changes})
-    _ = rules.size  # refuses nonsense before anything is read
-    return rules
-
-
-def names_of(metrics: Sequence[str] | str | None, rules: Rules) -> list[str]:
-    """The metrics that are asked for, or those of the protocol."""
-    given = rules.metrics if metrics is None else metrics.split(",") if isinstance(metrics, str) else metrics
-    names = list(dict.fromkeys(name.strip() for name in given if name.strip()))
-    if not names:
-        raise ValueError(f"--metrics names no metric; choose from {', '.join(sorted(METRICS))}")
-    for name in names:
-        METRICS.get(name)
-    return names
-
-
-def check(metrics: Sequence[str] | str | None, rules: Rules, options: Mapping[str, Mapping[str, Any]],
-          i3d: str | os.PathLike | None) -> None:
-    """Refuse at once what a comparison would refuse after videos were made for it: names, options, absent weights."""
-    _make(names_of(metrics, rules), rules, options, i3d)
-
-
-def is_of_sets(metric: Any) -> bool:
-    """Whether a metric compares sets, in which no made video belongs to a true one."""
-    return hasattr(metric, "update_fake")
-
-
-def _choice(flag: str, value: str, valid: Sequence[str]) -> None:
-    if value not in valid:
-        raise ValueError(f'--{flag} {value} is unknown{nearest(value, valid)}; known: {", ".join(valid)}')
-
-
-def _make(names: Sequence[str], rules: Rules, options: Mapping[str, Mapping[str, Any]], i3d: str | os.PathLike | None) -> dict:
-    """Each metric by its name, with the options of the protocol and of the line."""
-    for name in options:
-        if name not in names:
-            raise ValueError(f"{name}.{next(iter(options[name]))} is of a metric that --metrics does not name; add it there")
-    if i3d and "fvd" not in names:
-        raise ValueError(f"--i3d {i3d} is for the metric fvd, which --metrics does not name; add it, or leave --i3d out")
-    made = {}
-    for name in names:
-        own = {}
-        if "ddof" in METRICS.options(name):
-            own["ddof"] = rules.ddof
-        if name == "fvd" and (i3d or rules.i3d != "videogpt"):
-            own["path"] = i3d or weights_path(I3D[rules.i3d])
-        made[name] = METRICS.bind({"name": name, **own, **options.get(name, {})})()
-    return made
-
-
 def _evaluate(real: str | os.PathLike, fake: str | os.PathLike, metrics: Mapping[str, Any], rules: Rules, batch_size: int,
               device: torch.device | str, options: Mapping[str, Mapping[str, Any]]) -> dict:
     """One seed."""
@@ -212,12 +147,12 @@ def _evaluate(real: str | os.PathLike, fake: str | os.PathLike, metrics: Mapping
         label = _label(rules, key, metric, sides.get(key), options, work)
         named[label] = entry
         said += [f"{label}: {words}" for words in entry.get("warnings", ())]
-    warnings += _of_samples(rules, made.settings) + said + work.looks.warnings(told=said)
+    warnings += otherwise_sampled(rules, made.settings) + said + work.looks.warnings(told=said)
     dropped = [*told.pop("dropped", []), *work.dropped]
     if dropped:
         warnings.append(f"{len(dropped)} videos are left out: {'; '.join(dropped[:3])}{'; ...' if len(dropped) > 3 else ''}")
     counts = (len({r for r, _ in pairing.pairs}), len(pairing.pairs)) if pairs else (told.get("n_real", 0), told["n_fake"])
-    return {"metrics": named, "protocol": _protocol(rules, pairing, true, made, work, told, resize_from, bool(pairs)),
+    return {"metrics": named, "protocol": describe(rules, pairing, true, made, work, told, resize_from, bool(pairs)),
             "n_real": counts[0], "n_fake": counts[1], "unpaired": pairing.unpaired if pairs else {"real": [], "fake": []},
             "dropped": dropped, "warnings": warnings}
 
@@ -310,59 +245,5 @@ def _check_pairs(pairing: Pairing, true: VideoSet, made: VideoSet, warnings: lis
                             f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
 
 
-def _of_samples(rules: Rules, settings: Mapping[str, Any]) -> list[str]:
-    """Say where samples were not made as the protocol has it."""
-    sampler = settings.get("sampler") if isinstance(settings.get("sampler"), dict) else {}
-    made = {**settings, "sampler": sampler.get("name"), "eta": sampler.get("eta"), "num_videos": None}
-    found = [f"{key} {made[key]} (protocol: {wanted})" for key, wanted in rules.sampling.items()
-             if made.get(key) is not None and str(made[key]) != str(wanted)]
-    return [f"the samples were not made as the protocol {rules.name} has it: {', '.join(found)}"] if found else []
-
-
 def _some(entries: Sequence[Entry]) -> str:
     return ", ".join(entry.name for entry in entries[:2]) + (", ..." if len(entries) > 2 else "")
-
-
-def _protocol(rules: Rules, pairing: Pairing, true: VideoSet, made: VideoSet, work: Work, told: dict, resize_from: str | None,
-              paired: bool) -> dict:
-    """Say all that decides the numbers."""
-    shapes = work.looks.shapes("fake") | work.looks.shapes("real")
-    lengths = sorted({shape[0] for shape in shapes})
-    counted = rules.known_frames if paired else rules.known_frames_sets
-    left_out = set(work.known) if counted == "exclude" else set()
-    resize = "none" if work.size is None else \
-        {"crop": "shorter side, antialiased bilinear, centre crop", "stretch": "stretched, antialiased bilinear"}[rules.resize]
-    return {
-        "name": rules.name, "changes": list(rules.changes),
-        "real": str(true.folder), "fake": str(made.folder),
-        "frames": _one(lengths),
-        "frames_compared": [i for i in range(0, (lengths or [0])[-1] * rules.stride, rules.stride) if i not in left_out],
-        "resolution": _one(sorted([h, w] for h, w in {s[1:] for s in shapes})),
-        "resize": resize + (f", to the size of {resize_from}" if resize_from else ""),
-        "stride": rules.stride,
-        "selection": "all pairs of equal names" + (", whole videos" if rules.frames is None else ", from their first frame on"),
-        "known_frames": counted if "known_frames" in made.settings else "none stated",
-        "known": work.known,
-        "samples_per_video": _one(sorted(set(Counter(r for r, _ in pairing.pairs).values()))) if pairing.pairs else None,
-        "samples": rules.samples,
-        "ci95": "half width, Student t over real videos",
-        "sets": {**told, "selection": rules.selection, "start": rules.start, "clips": rules.clips,
-                 "known_frames": rules.known_frames_sets} if told else None,
-        "rules": rules.plain(),
-        "sample": made.settings,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-                     "scipy": scipy.__version__, "av": av.__version__, "triplane-video": _version(),
-                     "device": torch.cuda.get_device_name(work.device) if torch.device(work.device).type == "cuda" else "cpu"},
-    }
-
-
-def _version() -> str:
-    try:
-        return metadata.version("triplane-video")
-    except metadata.PackageNotFoundError:  # run from its folder without being installed
-        return "not installed"
-
-
-def _one(values: Iterable):
-    values = list(values)
-    return values[0] if len(values) == 1 else values

@@ -8,6 +8,8 @@ data_range=255, channel_axis=-1) gives. `ssim_mcvd` is the same of grey frames, 
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from einops import rearrange, reduce
@@ -16,19 +18,28 @@ from torch import Tensor
 from evals.protocol import METRICS, FrameMetric
 
 _RADIUS, _SIGMA = 5, 1.5
-_AT_ONCE = 1 << 16  # pixels of a piece, whose maps stay in the cache
-_BLOCK = 48         # outputs of one product
+_AT_ONCE = 1 << 16  # pixels x channels of a piece, whose maps stay in the cache
+_BLOCK = 54         # outputs of one product, at the most
+_CENTRE = 128.0
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+_FAR = 8.0          # grey levels between two images, from which their means are brought together
 
 
 @METRICS.register("ssim")
 class SSIM(FrameMetric):
     """SSIM of each frame, averaged over the frames and then over the videos."""
 
-    def score(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the similarity of each frame: uint8 n h w c, twice -> float64 n."""
-        check_size(real)
-        return similarity(real, fake)
+    def at_once(self, h: int, w: int, c: int) -> int:
+        """Frames of a piece."""
+        return max(1, _AT_ONCE // (h * w * c))
+
+    def see(self, real: Tensor) -> list[Seen]:
+        """Filter true frames, uint8 n h w c."""
+        return see(real)
+
+    def score(self, seen: list[Seen], fake: Tensor) -> Tensor:
+        """Return the similarity of each frame: what was seen, uint8 n h w c -> float64 n."""
+        return similarity(seen, fake)
 
 
 @METRICS.register("ssim_mcvd")
@@ -43,20 +54,16 @@ class GreySSIM(FrameMetric):
         super().__init__()
         self.binary = binary
 
-    def score(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the similarity of each frame: uint8 n h w c, twice -> float64 n."""
-        check_size(real)
-        if self.binary:
-            real, fake = (v.gt(127).byte() * 255 for v in (real, fake))
-        return similarity(grey(real)[..., None], grey(fake)[..., None])
+    def see(self, real: Tensor) -> list[Seen]:
+        """Filter true frames, uint8 n h w c, in grey."""
+        return see(self._grey(real))
 
+    def score(self, seen: list[Seen], fake: Tensor) -> Tensor:
+        """Return the similarity of each frame: what was seen, uint8 n h w c -> float64 n."""
+        return similarity(seen, self._grey(fake))
 
-def check_size(frames: Tensor) -> None:
-    """Refuse frames, n h w c, that the window does not fit into."""
-    h, w = frames.shape[1:3]
-    if min(h, w) <= 2 * _RADIUS:
-        raise ValueError(f"ssim needs frames of at least {2 * _RADIUS + 1} pixels a side, got {w}x{h}; "
-                         f"leave ssim out of --metrics or enlarge with --resolution")
+    def _grey(self, frames: Tensor) -> Tensor:
+        return grey(frames.gt(127).byte() * 255 if self.binary else frames)[..., None]
 
 
 def grey(frames: Tensor) -> Tensor:
@@ -67,49 +74,91 @@ def grey(frames: Tensor) -> Tensor:
     return ((r * 19595 + g * 38470 + b * 7471 + 32768) >> 16).byte()
 
 
-def similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Mean structural similarity of frames: uint8 n h w c, twice -> float64 n.
+class Seen(NamedTuple):
+    """What the similarity needs of true images x, of m channels of frames; the middle grey is 0."""
+    x: Tensor       # m h w
+    twice: Tensor   # 2 x
+    mean: Tensor    # of x under the window: m h-10 w-10
+    light: Tensor   # the same, doubled, black 0: the slope of G in the mean of y
+    offset: Tensor  # G where the mean of y is middle grey
 
-    With d = x - y and s = x + y the two factors are 1 - var d / (var x + var y + C2) and 1 - mean(d)^2 / (mean(x)^2 +
-    mean(y)^2 + C1), where the sums are (var s + var d) / 2 and (mean(s)^2 + mean(d)^2) / 2: four filtered maps, and what
-    float32 rounds away is small against 1 (below 1e-6 on video; up to 3e-5 on flat areas of very different levels).
+
+def check_size(frames: Tensor) -> None:
+    """Refuse frames, n h w c, that the window does not fit into."""
+    h, w = frames.shape[1:3]
+    if min(h, w) <= 2 * _RADIUS:
+        raise ValueError(f"ssim needs frames of at least {2 * _RADIUS + 1} pixels a side, got {w}x{h}; "
+                         f"leave ssim out of --metrics or enlarge with --resolution")
+
+
+def see(frames: Tensor) -> list[Seen]:
+    """Filter true frames, uint8 n h w c, in pieces; see check_size."""
+    check_size(frames)
+    return [_seen(x) for x in _images(frames)]
+
+
+def similarity(seen: list[Seen], fake: Tensor) -> Tensor:
+    """Mean structural similarity of frames: uint8 n h w c with what was seen of the true ones -> float64 n.
+
+    With d = y - x the two factors are N / (N + var d), N = 2 cov(x, y) + C2, and G / (G + mean(d)^2), G = 2 mean(x) mean(y)
+    + C1: three maps are filtered for a sample, d, d^2 and 2xy, and one, x, for all samples. What float32 rounds away is small
+    against 1, below 1e-6 on video; up to 3e-5 on flat areas of very different levels.
     """
-    n = len(x)
-    x, y = (rearrange(v, "n h w c -> (n c) h w") for v in (x, y))
-    length = max(1, _AT_ONCE // x[0].numel())
-    pieces = [_similarity(*pair) for pair in zip(x.split(length), y.split(length))]
-    return reduce(torch.cat(pieces), "(n c) -> n", "mean", n=n)
+    scores = torch.cat([_similarity(*pair) for pair in zip(seen, _images(fake), strict=True)])
+    return reduce(scores, "(n c) -> n", "mean", n=len(fake))
 
 
-def _similarity(x: Tensor, y: Tensor) -> Tensor:  # uint8 m h w, twice -> float64 m
-    x, y = x.float(), y.float()
-    maps = x.new_empty(4, *x.shape)
-    s, d, s2, d2 = maps
-    torch.add(x, y, out=s)
-    torch.sub(x, y, out=d)
-    centre, shift = 255.0, d[:, ::4, ::4].mean((1, 2), keepdim=True).round_()
-    s.sub_(centre)  # what is subtracted changes no variance, and saves digits
-    d.sub_(shift)
-    torch.mul(s, s, out=s2)
+def _images(frames: Tensor) -> list[Tensor]:  # uint8 n h w c -> pieces of float32 m h w, the middle grey 0
+    images = rearrange(frames, "n h w c -> (n c) h w").bitwise_xor(128).view(torch.int8)  # u - 128, in eight bits
+    return [piece.float() for piece in images.split(max(1, _AT_ONCE // images[0].numel()))]
+
+
+def _seen(x: Tensor) -> Seen:
+    mean = _blur(x)
+    light = mean.add(_CENTRE).mul_(2)
+    return Seen(x, x * 2, mean, light, light.mul(_CENTRE).add_(_C1))
+
+
+def _similarity(seen: Seen, y: Tensor) -> Tensor:  # m h w -> float64 m
+    maps = y.new_empty(3, *y.shape)
+    d, d2, xy = maps
+    torch.sub(y, seen.x, out=d)
+    shift = d[:, ::4, ::4].mean((1, 2), keepdim=True).round_()
+    if far := bool(shift.abs().max() > _FAR):  # what is subtracted changes no variance, and saves digits
+        d.sub_(shift)
     torch.mul(d, d, out=d2)
-    s, d, s2, d2 = _blur(maps)
-    var_d, var_s = d2.addcmul_(d, d, value=-1), s2.addcmul_(s, s, value=-1)
-    structure = var_d.div(var_s.add_(var_d).mul_(0.5).add_(_C2)).neg_().add_(1)
-    square_s, square_d = s.add_(centre).square_(), d.add_(shift).square_()
-    luminance = square_d.div(square_s.add_(square_d).mul_(0.5).add_(_C1)).neg_().add_(1)
-    return structure.mul_(luminance).flatten(1).sum(1, dtype=torch.float64) / structure[0].numel()
+    torch.mul(y, seen.twice, out=xy)
+    d, d2, xy = _blur(maps)
+    square = d * d
+    d2.sub_(square)  # var d
+    if far:
+        torch.mul(d.add_(shift), d, out=square)
+    d.add_(seen.mean)  # mean of y
+    structure = xy.addcmul_(seen.mean, d, value=-2).add_(_C2)  # N
+    luminance = torch.addcmul(seen.offset, seen.light, d, out=d)  # G
+    d2.add_(structure)
+    square.add_(luminance)
+    structure.mul_(luminance).div_(d2.mul_(square))
+    return structure.sum(2).sum(1, dtype=torch.float64) / structure[0].numel()
 
 
 def _blur(maps: Tensor) -> Tensor:
     """Filter the last two axes with the window, where it fits wholly: ... h w -> ... h-10 w-10."""
     h, w = maps.shape[-2:]
-    maps = torch.cat([maps[..., i:j] @ _band(j - i, maps.device).mT for i, j in _blocks(w)], dim=-1)
-    return torch.cat([_band(j - i, maps.device) @ maps[..., i:j, :] for i, j in _blocks(h)], dim=-2)
+    maps = _joined([maps[..., i:j] @ _band(j - i, maps.device).mT for i, j in _blocks(w)], dim=-1)
+    return _joined([_band(j - i, maps.device) @ maps[..., i:j, :] for i, j in _blocks(h)], dim=-2)
+
+
+def _joined(parts: list[Tensor], *, dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
 
 
 def _blocks(size: int) -> list[tuple[int, int]]:
-    """Cut an axis so that the band of each block is mostly taps, not zeros."""
-    return [(i, min(i + _BLOCK, size - 2 * _RADIUS) + 2 * _RADIUS) for i in range(0, size - 2 * _RADIUS, _BLOCK)]
+    """Cut an axis evenly so that the band of each block is mostly taps, not zeros."""
+    outputs = size - 2 * _RADIUS
+    count = -(-outputs // _BLOCK)
+    edges = [round(i * outputs / count) for i in range(count + 1)]
+    return [(i, j + 2 * _RADIUS) for i, j in pairwise(edges)]
 
 
 @lru_cache(maxsize=128)

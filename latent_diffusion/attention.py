@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_diffusion.modulation import Side
-from latent_diffusion.sheets import Norm, Sheets, Sizes, as_sheet, as_tokens, zeroed
+from latent_diffusion.sheets import Norm, Sheets, Sizes, as_sheet, as_tokens, project, zeroed
 
 if TYPE_CHECKING:
     from latent_diffusion.unet import UNetConfig
@@ -30,22 +30,29 @@ class Attention(nn.Module):
         self.norm_q = nn.RMSNorm(head, eps=1e-6) if cfg.qk_norm else nn.Identity()
         self.norm_k = nn.RMSNorm(head, eps=1e-6) if cfg.qk_norm else nn.Identity()
 
-    def branch(self, tokens: Tensor) -> Tensor:  # b n c -> b n c, what is to be added
+    def branch(self, *sequences: Tensor) -> list[Tensor]:  # b n c each -> b n c each, what is to be added
+        qkv = project(self.qkv, [self._normed(x) for x in sequences])
+        return project(self.out, [self._mix(x) for x in qkv])
+
+    def _normed(self, tokens: Tensor) -> Tensor:
         x = tokens.transpose(1, 2)[:, :, None]                           # b c 1 n: group norm takes it as it lies
-        x = self.norm(x)[:, :, 0].transpose(1, 2).to(tokens.dtype)
-        qkv = self.qkv(x).unflatten(-1, (self.heads, 3, -1))             # b n head 3 d
+        return self.norm(x)[:, :, 0].transpose(1, 2).to(tokens.dtype)
+
+    def _mix(self, qkv: Tensor) -> Tensor:  # b n (head 3 d) -> b n c
+        qkv = qkv.unflatten(-1, (self.heads, 3, -1))                     # b n head 3 d
         q, k, v = qkv.transpose(1, 2).unbind(3)                          # each b head n d
         if q.shape[2] >= LONG:
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         x = F.scaled_dot_product_attention(self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype), v)
-        return self.out(x.transpose(1, 2).flatten(2))
+        return x.transpose(1, 2).flatten(2)
 
 
 class PlaneAttention(Attention):
     """Every plane attends to itself."""
 
     def forward(self, sheets: Sheets, side: Side, sizes: Sizes | None) -> Sheets:
-        return [x + as_sheet(self.branch(as_tokens(x, len(x))), x) for x in sheets]
+        changes = self.branch(*(as_tokens(x, len(x)) for x in sheets))
+        return [x + as_sheet(change, x) for x, change in zip(sheets, changes)]
 
 
 class PackedAttention(Attention):
@@ -54,5 +61,5 @@ class PackedAttention(Attention):
     def forward(self, sheets: Sheets, batch: int) -> Sheets:
         parts = [as_tokens(x, batch) for x in sheets]
         tokens = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        change = self.branch(tokens).split([part.shape[1] for part in parts], dim=1)
+        change = self.branch(tokens)[0].split([part.shape[1] for part in parts], dim=1)
         return [as_sheet(part + c, x) for part, c, x in zip(parts, change, sheets)]

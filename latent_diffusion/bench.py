@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from latent_diffusion import bench_samplers
 from latent_diffusion.bench_parts import PARTS, Settings
 from tools import dist
 from tools.log import write_text
@@ -23,9 +24,12 @@ COLUMNS = {"seconds": "{:.3f}", "gflop": "{:.1f}", "utilisation": "{:.2f}", "pea
 def bench(settings: Settings, *, only: str | None = None, out: str | None = None) -> dict[str, Any]:
     """Measure parts, each in a process of its own; print a table and the JSON, and write that to a file, if one is given.
 
-    The file is written after every part, so that what was measured is kept when a later one fails.
+    The file is written after every part, so that what was measured is kept when a later one fails. The curves of samplers
+    are drawn beside it: a PNG of the same name.
     """
     names = chosen(only)
+    if settings.model and "samplers" not in names:
+        raise ValueError(f"--model is read by the part samplers alone, got --only {only}; leave it out, or add samplers")
     results: dict[str, Any] = {}
     report: dict[str, Any] = {}
     for name in tqdm(names, desc="measuring", unit="part"):
@@ -33,6 +37,8 @@ def bench(settings: Settings, *, only: str | None = None, out: str | None = None
         report = summary(results)
         if out:
             write_text(Path(out), json.dumps(report, indent=1) + "\n")
+            if name == "samplers":
+                bench_samplers.plot(results[name], Path(out).with_suffix(".png"))
     print(table(results))
     print(json.dumps(report))
     return report
@@ -78,7 +84,9 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     rows: list[Sequence[str]] = [("part", *COLUMNS)]
     more: list[str] = []
     for name, result in results.items():
-        if "utilisation" in result:
+        if name == "samplers":
+            more.append(bench_samplers.table(result))
+        elif "utilisation" in result:
             rows.append((name, *(form.format(result[key]) for key, form in COLUMNS.items())))
         else:
             more += [f"{name}.{key} = {value}" for key, value in _leaves(result)]

@@ -15,7 +15,7 @@ from autoencoder.flops import published_flops
 from autoencoder.model import build_autoencoder
 from autoencoder.stage import AutoencoderStage
 from evals import bench_evals
-from latent_diffusion import bench_context, bench_latents
+from latent_diffusion import bench_context, bench_latents, bench_long, bench_samplers
 from latent_diffusion.config import DiffusionStageConfig
 from latent_diffusion.denoiser import LatentDenoiser
 from latent_diffusion.modelfile import DiffusionModel, model_config
@@ -38,6 +38,8 @@ class Settings(NamedTuple):
     second: DiffusionStageConfig
     data_path: str | None = None  # whose video files are read; None = generated ones
     repeats: int = 3
+    long: tuple[FirstStageConfig, DiffusionStageConfig] | None = None  # what makes long videos; None = first and second
+    model: str | None = None      # a trained model, on which samplers are compared
 
 
 def encode(settings: Settings) -> dict[str, Any]:
@@ -85,9 +87,8 @@ def train_unet(settings: Settings) -> dict[str, Any]:
 
 def sample(settings: Settings) -> dict[str, Any]:
     """A generated clip, by few evaluations of the network and one decoding."""
-    codec, net, cfg = make_codec(settings.first), make_net(settings).eval().requires_grad_(False), settings.second
-    model = VideoDiffusion(DiffusionModel(net, codec, cfg.schedule, cfg.process, "", Path(), 0, "raw"))
-    gflop = SAMPLE_STEPS * count_flops(_forward(net))[0] / 1e9 + _codec_gflop(codec)[1]
+    model = make_model(settings)
+    gflop = SAMPLE_STEPS * count_flops(_forward(model.model.net))[0] / 1e9 + _codec_gflop(model.model.codec)[1]
     return {**_timed(lambda: model.generate(1, steps=SAMPLE_STEPS), settings, gflop=gflop), "steps": SAMPLE_STEPS}
 
 
@@ -104,7 +105,8 @@ def data(settings: Settings) -> dict[str, Any]:
             source = Shapes(count=2, length=64, size=max(size, 16))
             for i in range(2):
                 write_mp4(Path(folder) / f"{i}.mp4", source.read(i, 0, 64))
-        return bench_data.measure(settings.data_path or folder, frames=settings.first.model.frames, size=size)
+        return bench_data.measure(settings.data_path or folder, frames=settings.first.model.frames, size=size,
+                                  entries=100_000 if settings.data_path else 0)
 
 
 def evals(settings: Settings) -> dict[str, Any]:
@@ -120,9 +122,25 @@ def latents(settings: Settings) -> dict[str, Any]:
                                  draws=1)
 
 
+def long_video(settings: Settings) -> dict[str, Any]:
+    """Videos of several lengths; see bench_long.py."""
+    first, second = settings.long or (settings.first, settings.second)
+    return bench_long.measure(make_model(settings._replace(first=first, second=second)))
+
+
+def samplers(settings: Settings) -> dict[str, Any]:
+    """How near samplers come to the end of the ODE; see bench_samplers.py."""
+    return bench_samplers.measure(model=settings.model, data=settings.second.data.name, data_path=settings.data_path)
+
+
 PARTS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     part.__name__: part for part in (encode, decode, unet, train_autoencoder, train_unet, sample, context, data, evals,
-                                     latents)}
+                                     latents, long_video, samplers)}
+
+
+def make_model(settings: Settings) -> VideoDiffusion:
+    codec, net, cfg = make_codec(settings.first), make_net(settings).eval().requires_grad_(False), settings.second
+    return VideoDiffusion(DiffusionModel(net, codec, cfg.schedule, cfg.process, "", Path(), 0, "raw"))
 
 
 def make_codec(cfg: FirstStageConfig) -> Codec:

@@ -1,6 +1,7 @@
 """How near each sampler comes to the end of the probability-flow ODE, by its number of network evaluations.
 
-    python -m latent_diffusion.bench_samplers --out samplers.json --plot samplers.png --model RUN --data_path DIR
+    python main.py --exp bench --only samplers --out samplers.json --model RUN --data VIDEOS --data_path DIR
+    python -m latent_diffusion.bench_samplers --help    # the same with a choice of samplers, spacings and evaluations
 
 On a Gaussian mixture, whose score is known in closed form, and on a trained model. What is compared starts from the same
 noise and sees the same; the reference is Heun's method in very many steps, whose own error is estimated by halving them.
@@ -37,8 +38,10 @@ from tools.sources import SOURCES
 
 BUDGETS = (5, 10, 20, 50, 200)  # network evaluations
 SPACINGS = ("uniform", "logsnr", "logit")
+ON_MODEL = {"budgets": (5, 10, 20), "spacings": ("uniform", "logit")}  # where an evaluation takes long
 BASELINE = ("ddim", "uniform", 200)
 AT = 20                         # evaluations at which samplers are compared with the baseline
+TITLES = {"mixture": "Gaussian mixture", "model": "trained model"}
 
 
 class Problem(NamedTuple):
@@ -149,22 +152,24 @@ def steps_within(name: str, budget: int) -> int:
 
 
 def measure(*, model: str | None = None, data: str = "VIDEOS", data_path: str | None = None, starts: int = 200,
-            windows: int = 6, budgets: Sequence[int] = BUDGETS, spacings: Sequence[str] = SPACINGS,
+            windows: int = 6, budgets: Sequence[int] | None = None, spacings: Sequence[str] | None = None,
             samplers: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
     """What `compare` says of the mixture ("mixture") and, where a model is given, of it ("model").
 
     Args:
         model: run folder or model file; data, data_path: the dataset of what it sees.
         starts: samples of the mixture. windows: samples of the model.
+        budgets, spacings: default BUDGETS and SPACINGS, for the model the fewer of ON_MODEL.
     """
-    if min(budgets) < 1 or min(starts, windows) < 2:
+    if min(budgets or BUDGETS) < 1 or min(starts, windows) < 2:
         raise ValueError("bench samplers needs 1 evaluation, 2 starts and 2 windows at least, got "
-                         f"{min(budgets)}, {starts} and {windows}")
-    how = {"budgets": budgets, "spacings": spacings, "samplers": samplers, "seed": seed}
-    result = {"mixture": compare(mixture_problem(starts, seed), **how)}
+                         f"{min(budgets or BUDGETS)}, {starts} and {windows}")
+    said = {"budgets": budgets, "spacings": spacings}
+    said = {key: value for key, value in said.items() if value is not None} | {"samplers": samplers, "seed": seed}
+    result = {"mixture": compare(mixture_problem(starts, seed), **said)}
     if model is not None:
         problem = model_problem(VideoDiffusion.load(model), windows, seed, data, data_path or "")
-        result["model"] = compare(problem, **how)
+        result["model"] = compare(problem, **ON_MODEL | said)
     return result
 
 
@@ -204,14 +209,14 @@ def plot(result: dict[str, Any], out: str | Path) -> None:
         for i, name in enumerate(SAMPLERS):
             own = {key: points for key, points in curves.items() if key[0] == name}
             if own:
-                spacing, points = min(own.items(), key=lambda item: min(v for n, v in item[1] if n <= AT))
+                spacing, points = min(own.items(), key=lambda item: min((v for n, v in item[1] if n <= AT), default=math.inf))
                 axis.plot(*zip(*points), marker="o", markersize=3, linewidth=1.3, color=f"C{i}", label=", ".join(spacing))
         base = curves[BASELINE[:2]]
         axis.plot(*zip(*base), color="black", linestyle=":", label=", ".join(BASELINE[:2]))
         axis.axhline(part["baseline"]["median"], color="black", linewidth=0.6)
         axis.annotate(f"{BASELINE[0]} at {BASELINE[2]}", (5, part["baseline"]["median"]), fontsize=7, va="bottom")
         axis.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="median distance to the end of the ODE",
-                 title=title)
+                 title=TITLES.get(title, title))
         axis.set_xticks(sorted({n for points in curves.values() for n, _ in points if n in BUDGETS}) or [AT])
         axis.get_xaxis().set_major_formatter("{x:.0f}")
         axis.minorticks_off()
@@ -262,8 +267,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_path", metavar="DIR", help="its folder")
     parser.add_argument("--starts", type=int, default=200, help="samples of the mixture (default 200)")
     parser.add_argument("--windows", type=int, default=6, help="samples of the model (default 6)")
-    parser.add_argument("--evaluations", type=_numbers, default=BUDGETS, metavar="N,N", help="default 5,10,20,50,200")
-    parser.add_argument("--spacings", type=lambda text: text.split(","), default=SPACINGS, help="default " + ",".join(SPACINGS))
+    parser.add_argument("--evaluations", type=_numbers, metavar="N,N", help="default 5,10,20,50,200; of the model 5,10,20")
+    parser.add_argument("--spacings", type=lambda text: text.split(","), metavar="NAME,NAME",
+                        help="default " + ",".join(SPACINGS) + "; of the model " + ",".join(ON_MODEL["spacings"]))
     parser.add_argument("--samplers", type=lambda text: text.split(","), metavar="NAME,NAME", help="default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", metavar="JSON", help="where the numbers go")

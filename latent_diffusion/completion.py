@@ -55,7 +55,7 @@ class Completion:
         if self.frames and bool(known.all()):
             raise ValueError(f"all {self.frames} frames are known, so there is nothing to make; give fewer with --known")
         self.condition = model.net.condition
-        self.settings = settings = fit_settings(self.condition, settings)
+        self.settings = settings = fit_settings(self.condition, settings).suited(model.schedule)
         check_guide(model, settings)
         self.grid, self.known, self.windows, self.jobs, self.last = make_jobs(self.condition, self.clip, known, settings)
         check_content(model, settings, self.jobs)

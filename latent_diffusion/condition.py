@@ -172,17 +172,12 @@ class Condition(nn.Module):
         return latents
 
     def beside(self, context: Context) -> Tensor | None:
-        """Channels that join the noisy latent, b c n, if any do."""
+        """Channels that join the noisy latent, after its own, b c n, if any do."""
         return None
 
     def hint(self, context: Context) -> Tensor | None:
         """What joins the network's normalisations, b f n, if anything does."""
         return None
-
-    def forward(self, z: Tensor, context: Context | None) -> Tensor:
-        """Join a noisy latent (b c n) and its context to the network's input (b in_channels n)."""
-        beside = self.beside(context or self.nothing(len(z), z.device))
-        return z if beside is None else torch.cat([z, beside.to(z)], dim=1)
 
 
 @CONDITIONS.register("concat")

@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from latent_diffusion.condition import CONDITIONS
+from latent_diffusion.masks import samplers_of
 from latent_diffusion.process import ProcessConfig
 from latent_diffusion.schedule import ScheduleConfig
 from latent_diffusion.unet import UNetConfig
@@ -81,6 +83,11 @@ class DiffusionStageConfig:
         if bool(self.condition.get("history")) != (self.train.history_noise.sigma > 0):
             raise ValueError(f"condition.history={bool(self.condition.get('history'))} and train.history_noise.sigma="
                              f"{self.train.history_noise.sigma} contradict each other: set both, or neither")
+        CONDITIONS.bind(self.condition)
+        for mask in samplers_of(self.mask):
+            if mask["name"] == "fdm" and "max_frames" in mask and self.condition.get("spacing") == "gaps":
+                raise ValueError("mask=fdm observes whole clips where condition.spacing=gaps, so mask.max_frames="
+                                 f"{mask['max_frames']} is not read; leave it out, condition.slots is the room of a window")
         if self.train.panel_clips and not self.loop.sample_every:
             raise ValueError(f"train.panel_clips={self.train.panel_clips} are measured every loop.sample_every updates, got "
                              "loop.sample_every=0 (never); set it above 0, or train.panel_clips=0")

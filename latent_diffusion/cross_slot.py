@@ -13,12 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoencoder.planes import PlaneShape
 from latent_diffusion.attention import Attention
-from latent_diffusion.sheets import Sheets
+from latent_diffusion.sheets import Sheets, project
 
 if TYPE_CHECKING:
     from latent_diffusion.unet import UNetConfig
@@ -32,6 +31,24 @@ class Memory:
     def __init__(self, start: Tensor, there: Tensor):
         self.start, self.there = start, there                       # b g, as in SlotView
         self.kept: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}  # by plane, b m heads (g r) d each
+        self.roomy: dict[tuple[nn.Module, int], tuple[Tensor, Tensor]] = {}  # the same with room for others behind
+
+    def joined(self, layer: nn.Module, plane: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of these slots and of others behind them, b m heads ((g + s) r) d each.
+
+        Where nothing is kept for a backward pass the others are written behind these, which are not copied again; so the
+        result lasts until the layer's next call.
+        """
+        pairs = tuple(zip(self.kept[layer][plane], (keys, values)))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return tuple(torch.cat(pair, dim=3) for pair in pairs)
+        count, room = pairs[0][0].shape[3], self.roomy.get((layer, plane))
+        if room is None or room[0].shape[3] != count + keys.shape[3] or room[0].dtype != keys.dtype:
+            room = self.roomy[layer, plane] = tuple(torch.cat(pair, dim=3) for pair in pairs)
+            self.kept[layer][plane] = tuple(held[:, :, :, :count] for held in room)  # the memory is not needed twice
+        for held, own in zip(room, (keys, values)):
+            held[:, :, :, count:] = own
+        return room
 
 
 class SlotView:
@@ -123,10 +140,10 @@ class CrossSlotAttention(Attention):
 
     def forward(self, sheets: Sheets, view: SlotView) -> Sheets:
         out, kept, biases = [], [], {}
-        for x, group in zip(sheets, view.groups):  # x: (b s k) c r w
-            b, s = view.start.shape
-            normed = self.norm(x).to(x.dtype).permute(0, 2, 3, 1)
-            qkv = self.qkv(normed).unflatten(0, (b, s, len(group)))  # b s k r w (heads 3 d)
+        b, s = view.start.shape
+        normed = [self.norm(x).to(x.dtype).permute(0, 2, 3, 1) for x in sheets]
+        for x, projected, group in zip(sheets, project(self.qkv, normed), view.groups):  # x: (b s k) c r w
+            qkv = projected.unflatten(0, (b, s, len(group)))  # b s k r w (heads 3 d)
             changes = []
             for plane, own in zip(group, qkv.unbind(2)):
                 q, k, v = self._sequences(own if plane else own.flatten(2, 3)[:, :, None])
@@ -137,8 +154,8 @@ class CrossSlotAttention(Attention):
                 if time not in biases:  # alike on tw and th
                     biases[time] = view.bias(self, rows, time).to(q.dtype)
                 if view.memory is not None:
-                    k, v = (torch.cat(pair, dim=3) for pair in zip(view.memory.kept[self][len(kept) - 1], (k, v)))
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=biases[time])       # b m heads (s r) d
+                    k, v = view.memory.joined(self, len(kept) - 1, k, v)
+                y = _attend(q, k, v, biases[time])                                        # b m heads (s r) d
                 y = y.unflatten(3, (s, rows)).permute(0, 3, 4, 1, 2, 5).flatten(4)        # b s r m c
                 changes.append(y.reshape(b, s, *x.shape[-2:], -1))
             if changes:
@@ -153,3 +170,13 @@ class CrossSlotAttention(Attention):
         qkv = qkv.unflatten(-1, (self.heads, 3, -1)).permute(5, 0, 3, 4, 1, 2, 6)  # 3 b m heads s r d
         q, k, v = qkv.flatten(4, 5).unbind(0)
         return self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype), v
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention with a bias, of which a part may be -inf, but no whole row.
+
+    The sequences are a few rows long. PyTorch's fused attention does not take five axes; what it does instead scales all
+    keys and looks for empty rows each time.
+    """
+    logits = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2)) + bias
+    return torch.matmul(logits.softmax(-1).to(v.dtype), v)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from autoencoder.planes import PlaneShape
 from latent_diffusion.condition import CONDITIONS, Context
-from latent_diffusion.guidance import classifier_free
 from latent_diffusion.modulation import Hint
 from latent_diffusion.process import Denoised, ProcessConfig, to_denoised
 from latent_diffusion.samplers import Denoiser
@@ -98,32 +97,26 @@ def _silent_mlp(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), last)
 
 
-def make_denoise(net: LatentDenoiser, parametrisation: str, context: AnyContext | None, guidance: float = 0.0,
-                 autocast: bool = False) -> Denoiser:
+def make_denoise(net: LatentDenoiser, parametrisation: str, context: AnyContext | None, autocast: bool = False) -> Denoiser:
     """Fix everything but (x, level): what a sampler calls.
 
     Args:
         context: of every sample of the batch.
-        guidance: w of (1 + w) cond - w uncond, where uncond knows nothing.
         autocast: run the network in bfloat16.
     """
-    def denoiser(seen: AnyContext | None) -> Denoiser:
-        prepared: AnyContext | AnyPrepared | None = None
+    prepared: AnyPrepared | None = None
 
-        @torch.no_grad()
-        def denoise(x: Tensor, level: Level) -> Denoised:
-            nonlocal prepared
-            t = torch.full((len(x),), float(level.t), device=x.device)
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-                if prepared is None:  # once for all levels
-                    prepared = net.prepare(seen, x, keep=True) if isinstance(net, LatentDenoiser) else seen
-                output = net(x, t, prepared)
-            return to_denoised(output.float(), x, level, parametrisation)
-        return denoise
+    @torch.no_grad()
+    def denoise(x: Tensor, level: Level) -> Denoised:
+        nonlocal prepared
+        t = torch.full((len(x),), float(level.t), device=x.device)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+            if prepared is None:  # once for all levels
+                prepared = net.prepare(context, x, keep=True)
+            output = net(x, t, prepared)
+        return to_denoised(output.float(), x, level, parametrisation)
 
-    if context is None or not guidance:
-        return denoiser(context)
-    return classifier_free(denoiser(context), denoiser(net.condition.unseen(context)), guidance)
+    return denoise
 
 
 class PastForm(nn.Module):

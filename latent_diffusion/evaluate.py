@@ -8,6 +8,7 @@ from typing import Any
 
 import evals.run
 from evals.protocols import Rules, load_rules, split_changes
+from evals.request import check, settle
 from evals.seeds import combine
 from evals.selfcheck import run as check_metrics
 from latent_diffusion.sample import run_folder, sample
@@ -74,8 +75,8 @@ def resolve(protocol: str, said: Mapping[str, Any],
         asked |= {f"sampling.{key}": said[key] for key in OF_SAMPLING if key in said and key in base.sampling}
         split = [item.partition("=")[2] for item in rest if item.startswith("data.split=")]
         asked |= {"sampling.split": split[-1]} if split and "split" in base.sampling else {}
-    rules = evals.run.settle(base, known_frames=said.get("known_frames"), resolution=said.get("resolution"),
-                             changes=asked | changes)
+    rules = settle(base, known_frames=said.get("known_frames"), resolution=said.get("resolution"),
+                   changes=asked | changes)
     return rules, options, rest
 
 
@@ -90,7 +91,7 @@ def _of_model(rules: Rules, own: dict[str, Any], out: str | None, flags: dict[st
     report, folder = _places(flags["model"], out)
     if report.is_dir():
         raise ValueError(f"--out {report} is a folder, and --exp evaluate writes a file; use --out {report / 'metrics.json'}")
-    evals.run.check(own["metrics"], rules, own["options"], own["i3d"])
+    check(own["metrics"], rules, own["options"], own["i3d"])
     fixed = {"frames": rules.span, "samples_per_video": rules.samples_per_video, **rules.sampling}
     split = fixed.pop("split", None)
     flags |= {key: value for key, value in fixed.items() if key not in given and value is not None}

@@ -13,7 +13,7 @@ from autoencoder.planes import PlaneShape
 from latent_diffusion.condition import OFFSETS, Condition, Context
 from latent_diffusion.config import DiffusionTrainConfig
 from latent_diffusion.denoiser import AnyContext
-from latent_diffusion.masks import MASKS
+from latent_diffusion.masks import MASKS, chosen, samplers_of
 from latent_diffusion.window import WindowContext
 from latent_diffusion.window_example import encode_window, lay_out, place_draws
 from tools.rng import batch_rand, rand
@@ -55,7 +55,8 @@ class ExampleMaker:
     """
 
     def __init__(self, codec: Encoder, condition: Condition, mask: Mapping[str, Any], cfg: DiffusionTrainConfig):
-        self.codec, self.condition, self.mask, self.cfg = codec, condition, MASKS.bind(mask), cfg
+        samplers_of(mask)  # a wrong one is told at once
+        self.codec, self.condition, self.mask, self.cfg = codec, condition, mask, cfg
 
     @torch.no_grad()
     def make(self, frames: Tensor, index: Tensor, stream: str) -> Example:
@@ -95,8 +96,9 @@ class ExampleMaker:
         frames = min(clip.shape[2], condition.stretch)
         for i in index.tolist():
             draws = place_draws(self.cfg.seed, stream, i, frames)
-            starts.append(condition.lay(frames, lambda draws=draws: next(draws)))
-            masks.append(self._draw_mask(frames, [slice(start, start + t) for start in starts[-1]], i, stream))
+            laid = condition.lay(frames, draws.__next__)
+            starts.append(laid.starts)
+            masks.append(self._draw_mask(frames, [slice(s, s + t) for s in laid.starts], i, stream, laid.observed))
         latent, context = encode_window(self.codec, clip, lay_out(condition, starts, masks))
         return Example(latent, context, context.targets)
 
@@ -106,12 +108,17 @@ class ExampleMaker:
         own = slice(begin, begin + self.codec.frames)
         return torch.stack([self._draw_mask(frames, [own], i, stream) for i in index.tolist()])
 
-    def _draw_mask(self, frames: int, own: list[slice], index: int, stream: str) -> Tensor:
-        """Known frames, bool t; of these clips at least one is not known as a whole."""
+    def _draw_mask(self, frames: int, own: list[slice], index: int, stream: str, observed: Tensor | None = None) -> Tensor:
+        """Known frames, bool t; of these clips at least one is not known as a whole.
+
+        Args:
+            observed: bool t, what mask=fdm knows: it was drawn when the clips were laid.
+        """
         for attempt in range(MASK_ATTEMPTS):
             key = (self.cfg.seed, stream, "mask", index, *([attempt] if attempt else []))
-            draws = iter(rand((4 * frames + 64,), *key).tolist())
-            known = self.mask(frames, lambda draws=draws: next(draws))
+            draw = iter(rand((4 * frames + 64,), *key).tolist()).__next__
+            mask = chosen(self.mask, draw)
+            known = observed if observed is not None and mask["name"] == "fdm" else MASKS.bind(mask)(frames, draw)
             if not all(known[clip].all() for clip in own):
                 return known
         known[own[-1]] = False  # a sampler that nearly always knows the target

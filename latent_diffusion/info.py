@@ -1,24 +1,27 @@
 """The command `info`: what a model file is."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from autoencoder.codec import read_codec
 from autoencoder.pvdm import is_pvdm_autoencoder
+from evals import carla_model
 from latent_diffusion.foreign import recognise
 from latent_diffusion.modelfile import build_net
 from latent_diffusion.pvdm import is_pvdm_unet, read_pvdm_unet
 from tools import checkpoint
-from tools.modelfile import ModelFile, read_model
+from tools.modelfile import WEIGHTS, ModelFile, read_model
 
 
 def info(*, model: str | None, weights: str) -> None:
     """Print a description of a run folder, a model file, a step checkpoint or a state dict that others released."""
     if not model:
         raise ValueError("--exp info needs --model MODEL: a run folder or a model file")
-    print(yaml.safe_dump(describe(read_model(model, weights)), sort_keys=False, width=math.inf), end="")  # no line is folded
+    facts = describe(read_model(model, kept(Path(model), weights)))
+    print(yaml.safe_dump(facts, sort_keys=False, width=math.inf), end="")  # no line is folded
 
 
 def describe(file: ModelFile) -> dict[str, Any]:
@@ -36,6 +39,10 @@ def describe(file: ModelFile) -> dict[str, Any]:
         net = build_net(file.config)
         facts |= {"kind": "diffusion", "parameters": count(net), "weights_hash": checkpoint.state_hash(file.state),
                   "sees": list(net.condition.sees), "autoencoder_inside": "first_model" in file.extra}
+    elif file.kind == carla_model.KIND:
+        net = carla_model.from_file(file)
+        facts |= {"kind": "CARLA's classifier and regressor (FDM's metrics)", "parameters": count(net),
+                  "weights_hash": checkpoint.state_hash(net.state_dict()), "cells": net.classifier.fc.out_features}
     elif is_pvdm_unet(file.state):
         net = read_pvdm_unet(file.state)
         facts |= {"kind": "PVDM U-Net (released state dict)", "parameters": count(net), "conditional": net.cond}
@@ -47,6 +54,15 @@ def describe(file: ModelFile) -> dict[str, Any]:
     if file.kind != "foreign":
         facts |= {"step": file.step, "weights": file.weights, "config": file.config}
     return facts
+
+
+def kept(model: Path, weights: str) -> str:
+    """The weights that stand for a model: a run of --exp carla has no averages, and stands for its best, or its last."""
+    if weights == "ema" and model.is_dir() and not (model / WEIGHTS["ema"]).exists():
+        for name in ("best", "raw"):
+            if (model / WEIGHTS[name]).is_file() and read_model(model, name).kind == carla_model.KIND:
+                return name
+    return weights
 
 
 def count(net) -> int:

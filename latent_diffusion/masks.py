@@ -123,7 +123,11 @@ def ramvid(t: int, draw: Uniform, *, max_known: int = 4, p_u: float = 0.25, amon
 
 @MASKS.register("fdm")
 def fdm(t: int, draw: Uniform, *, max_frames: int = 20) -> Tensor:
-    """What FDM observes of a long video when it trains (Harvey et al. 2022); see fdm_sets. All else is to be made."""
+    """What FDM observes of a long video when it trains (Harvey et al. 2022); see fdm_sets. All else is to be made.
+
+    Where a window's clips are laid with gaps (condition.spacing), those clips are FDM's frames: it observes them as a
+    whole, as many as condition.slots has room for, and `max_frames` is refused.
+    """
     observed, _ = fdm_sets(t, draw, max_frames)
     return observed
 
@@ -171,16 +175,39 @@ def mixture(t: int, draw: Uniform, *, parts: Sequence[Mapping[str, Any]] = TASKS
         parts: each a sampler's name and options, as in `mask` itself, and a weight (1 if left out), such as
             [{name: prefix, weight: 3}, {name: ramvid, max_known: 2}].
     """
-    if isinstance(parts, (str, Mapping)):
-        raise ValueError(f"mask option parts is a list of samplers, got {parts!r}; write [{{name: prefix, weight: 1}}, ...]")
-    parts = [{"name": part} if isinstance(part, str) else part for part in parts]
-    samplers = [MASKS.bind({key: value for key, value in part.items() if key != "weight"}) for part in parts]
-    weights = [float(part.get("weight", 1.0)) for part in parts]
-    if not 0 < sum(weights) < math.inf or min(weights) < 0:
-        raise ValueError(f"mask option parts needs weights of 0 or more and not all 0, got {weights}")
+    return MASKS.bind(chosen({"name": "mixture", "parts": parts}, draw))(t, draw)
+
+
+def chosen(mask: Mapping[str, Any], draw: Uniform) -> Mapping[str, Any]:
+    """The sampler, name and options, that is to draw: of a mixture one part, which takes a draw; any other as it is."""
+    if mask["name"] != "mixture":
+        return mask
+    parts, weights = _parts(mask)
     bounds = list(accumulate(weights))
     place = draw() * bounds[-1]
-    return next(sampler for sampler, bound in zip(samplers, bounds, strict=True) if place < bound)(t, draw)
+    return chosen(next(part for part, bound in zip(parts, bounds, strict=True) if place < bound), draw)
+
+
+def samplers_of(mask: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """All samplers that a mask may be: itself, or the parts of a mixture and of the mixtures in it."""
+    MASKS.bind(mask)
+    if mask["name"] != "mixture":
+        return [mask]
+    return [sampler for part in _parts(mask)[0] for sampler in samplers_of(part)]
+
+
+def _parts(mixture: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[float]]:
+    """Samplers of a mixture, as in `mask` itself, and their weights."""
+    parts = MASKS.bind(mixture).keywords.get("parts", TASKS)
+    if isinstance(parts, (str, Mapping)):
+        raise ValueError(f"mask option parts is a list of samplers, got {parts!r}; write [{{name: prefix, weight: 1}}, ...]")
+    parts = [{"name": part} if isinstance(part, str) else dict(part) for part in parts]
+    weights = [float(part.pop("weight", 1.0)) for part in parts]
+    if not 0 < sum(weights) < math.inf or min(weights) < 0:
+        raise ValueError(f"mask option parts needs weights of 0 or more and not all 0, got {weights}")
+    for part in parts:
+        MASKS.bind(part)
+    return parts, weights
 
 
 def thinned(known: Tensor, fraction: float, draw: Uniform) -> Tensor:

@@ -111,11 +111,11 @@ class VideoDiffusion:
         return work.pieces(start)
 
     @staticmethod
-    def settings(*, steps: int | str = 50, **options) -> Settings:
+    def settings(*, steps: int | str | None = None, **options) -> Settings:
         """Options of `complete`, checked."""
         check_options(options)
         options = {key: value.model if isinstance(value, VideoDiffusion) else value for key, value in options.items()}
-        return Settings(steps=str(steps), **options)
+        return Settings(steps=None if steps is None else str(steps), **options)
 
     @staticmethod
     def _ids(ids: Sequence[tuple[int, int]] | None, rows: int) -> list[tuple[int, int]]:

@@ -38,8 +38,8 @@ from tools.writers import write_npz
 def sample(*, model: str | None, first_model: str | None, weights: str, task: str | None, baseline: str | None,
            num_videos: int | None, samples_per_video: int, frames: int | None, known: str | None, data: str | None,
            data_path: str | None, resolution: int | None, input: str | None, resize: bool, scheme: str, window: int | None,
-           stride: int | None, schedule: str | None, overlap: int | None, sampler: str, steps: str | None, eta: float | None,
-           guidance: float, guide: str | None, content: str | None, starts: str | None, windows: str | None,
+           stride: int | None, schedule: str | None, overlap: int | None, sampler: str | None, steps: str | None,
+           eta: float | None, guidance: float, guide: str | None, content: str | None, starts: str | None, windows: str | None,
            batch_size: int | None, seed: int, npz: bool, out: str | None, results: str, no_border: bool,
            overrides: list[str]) -> None:
     """Make videos and write DIR/samples, DIR/real, DIR/videos, grid.gif, grid.png, windows.json and sample.json."""
@@ -58,7 +58,7 @@ def sample(*, model: str | None, first_model: str | None, weights: str, task: st
             raise ValueError(f"--baseline {baseline} has no clip of its own, so it needs the given frames: --known SPEC, "
                              "like 0-15 of --frames 32")
     mask = known_frames(task, pipeline.clip if pipeline else (frames or 16) // 2, frames, known)
-    settings = {"sampler": sampler_options(sampler, eta), "steps": "50" if steps is None else steps, "guidance": guidance,
+    settings = {"sampler": sampler_options(sampler, eta), "steps": steps, "guidance": guidance,
                 "scheme": scheme, "window": window, "stride": stride, "schedule": schedule, "overlap": overlap, "seed": seed,
                 "border": not no_border, **options}
     weaker = VideoDiffusion.load(guide, first_model=first_model, weights=weights) if guide else None
@@ -67,6 +67,7 @@ def sample(*, model: str | None, first_model: str | None, weights: str, task: st
     work = None
     if pipeline:  # what would fail after the first video fails before it
         work = Completion(pipeline.model, checked, mask, ids=[])
+        settings |= {"sampler": work.settings.sampler, "steps": work.settings.steps}
     else:
         baselines.check(baseline, mask)
     if schedule is None and not checked.one_frame:
@@ -103,9 +104,12 @@ def sample(*, model: str | None, first_model: str | None, weights: str, task: st
     print(f"{count} videos x {samples_per_video} of {len(mask)} frames in {seconds:.1f} s: {folder}")
 
 
-def sampler_options(name: str, eta: float | None) -> dict[str, Any]:
-    """A sampler and its options; --eta is refused where the sampler has none."""
-    options = {"name": name} | ({} if eta is None else {"eta": eta})
+def sampler_options(name: str | None, eta: float | None) -> dict[str, Any] | None:
+    """A sampler and its options, None = what suits the model; --eta is refused where the sampler has none, and means ddim
+    where none is named."""
+    if name is None and eta is None:
+        return None
+    options = {"name": name or "ddim"} | ({} if eta is None else {"eta": eta})
     SAMPLERS.bind(options)
     return options
 

@@ -23,7 +23,9 @@ Denoiser = Callable[[Tensor, Level], Denoised]
 Draw = Callable[[Tensor], Tensor]
 
 SAMPLERS = Registry("sampler")
-OWN_SPACING = {"deis": "logit"}  # of the levels, where a sampler does better with another than "uniform"
+OWN_SPACING = {"deis": "logit", "dpmpp_2m": "logit"}  # of the levels, where a sampler does better with another than "uniform"
+DEFAULTS = {True: "ddim", False: "deis"}  # by whether the schedule is a table of levels, as published ones with DDIM are
+OWN_STEPS = {"deis": "20"}  # where a sampler needs other than 50
 
 
 class Posterior(NamedTuple):

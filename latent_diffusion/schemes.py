@@ -62,8 +62,8 @@ def windows(name: str, total: int, known: Collection[int], distance: Distance | 
     if outside:
         raise ValueError(f"known frame {outside[0]} lies outside the video, whose frames are 0 to {total - 1}")
     if window == 1 < total and len(known) < total:
-        raise ValueError(f"window=1 holds the frame that is made but no finished one to continue from, and the video has "
-                         f"{total} frames; use window=2 or more")
+        raise ValueError(f"window=1 holds the one that is made but no finished one to continue from, and the video has "
+                         f"{total}; use window=2 or more")
     if not is_adaptive(name):
         return scheme(total, known, window=window, stride=stride)
     if distance is None:
@@ -85,7 +85,7 @@ def full(total: int, known: Collection[int], *, window: int, stride: int) -> Ite
     needed = len(target) + bool(known)
     if target and needed > window:
         beside = " beside a known one" if known else ""
-        raise ValueError(f'scheme "full" makes {len(target)} frames at once{beside}, but window={window}; '
+        raise ValueError(f'scheme "full" makes all {len(target)} that are not known at once{beside}, but window={window}; '
                          f"use window={needed} or more, or another scheme")
     if target:
         yield Window(sorted(by_nearness(known, target)[:window - len(target)]), target)

@@ -1,7 +1,8 @@
 """How videos are completed: the options of VideoDiffusion.complete, checked before anything is made."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from latent_diffusion.modelfile import DiffusionModel
 from latent_diffusion.noise import mixed, tempered
-from latent_diffusion.samplers import OWN_SPACING
+from latent_diffusion.samplers import DEFAULTS, OWN_SPACING, OWN_STEPS
 from latent_diffusion.schedule import Level, ScheduleConfig, sampling_levels
 from latent_diffusion.schemes import Window
 from tools.registry import nearest
@@ -26,8 +27,9 @@ class Settings:
     the thinned history, full + w (full - part).
 
     Args:
-        sampler: name, or a mapping with the name and its options ({"name": "ddim", "eta": 1.0}).
-        steps: of the sampler; "400/20" for the first clip that nothing precedes / each other.
+        sampler: name, or a mapping with the name and its options ({"name": "ddim", "eta": 1.0}); default: deis, or ddim for
+            a model whose schedule is a table, as the published ones are (see docs/images/samplers.png).
+        steps: of the sampler; "400/20" for the first clip that nothing precedes / each other; default: 20 of deis, else 50.
         seed: the same seed makes the same video, in any batch.
         guidance: w of (1 + w) eps(c) - w eps(0).
         guide: a weaker model in place of "knows nothing" (autoguidance); it serves models without a condition, too.
@@ -55,8 +57,8 @@ class Settings:
     Raises:
         ValueError: values out of range, or an option that the others leave without effect.
     """
-    sampler: str | Mapping[str, Any] = "ddim"
-    steps: str = "50"
+    sampler: str | Mapping[str, Any] | None = None
+    steps: str | None = None
     seed: int = 0
     guidance: float = 0.0
     guide: DiffusionModel | None = None
@@ -92,6 +94,9 @@ class Settings:
     def _check_guidance(self) -> None:
         if self.guide is not None and not self.guidance:
             raise ValueError("a guide (--guide) has no effect without its weight; add --guidance W")
+        for name, flag in (("guidance", "--guidance"), ("history_guidance", "guidance.history")):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} ({flag}) is a weight, got {getattr(self, name)}; give a number, 0 is none")
         if not 0 < self.fraction <= 1:
             raise ValueError("history_fraction (guidance.fraction) is the share of the finished frames that is seen, above 0 "
                              f"and up to 1, got {self.history_fraction}")
@@ -138,6 +143,12 @@ class Settings:
         """Window and stride of a scheme, in clips."""
         return {"window": 2 if self.window is None else self.window, "stride": 1 if self.stride is None else self.stride}
 
+    def suited(self, schedule: ScheduleConfig) -> "Settings":
+        """With the sampler and the steps that a model of this schedule takes where nothing is said."""
+        sampler = {"name": DEFAULTS[schedule.discrete]} if self.sampler is None else self.sampler
+        steps = OWN_STEPS.get(_name(sampler), "50") if self.steps is None else self.steps
+        return replace(self, sampler=sampler, steps=steps)
+
     def step_counts(self) -> tuple[str, str]:
         """Sampler steps of a clip that nothing precedes, and of every other."""
         counts = self.steps.split("/")
@@ -147,8 +158,7 @@ class Settings:
 
     def levels(self, schedule: ScheduleConfig, count: str) -> list[Level]:
         """The levels of a clip that takes `count` steps; "10,20,30" and the like name theirs themselves."""
-        name = self.sampler if isinstance(self.sampler, str) else self.sampler.get("name")
-        suited = OWN_SPACING.get(name, "uniform") if count.strip().isdecimal() else "uniform"
+        suited = OWN_SPACING.get(_name(self.sampler), "uniform") if count.strip().isdecimal() else "uniform"
         return sampling_levels(schedule, count, suited if self.spacing is None else self.spacing)
 
     def last_steps(self, levels: list[Level]) -> list[Level]:
@@ -159,6 +169,10 @@ class Settings:
             raise ValueError(f"init_prev_t={self.init_prev_t} leaves all {steps} steps, so nothing of the clip before would be "
                              "kept; use more --steps, or a lower value")
         return levels[steps - left:]
+
+
+def _name(sampler: str | Mapping[str, Any]) -> str | None:
+    return sampler if isinstance(sampler, str) else sampler.get("name")
 
 
 def check_options(options: Mapping[str, Any]) -> None:

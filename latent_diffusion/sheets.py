@@ -1,12 +1,16 @@
 """The planes of a latent as batches of pictures (sheets), and the layers that all of the U-Net's blocks are made of."""
 
 import math
+from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoencoder.planes import Planes, PlaneShape, pack, unpack
+
+FEW = 48  # rows up to which a product is faster with the weights on the left
 
 
 def wide(x: Tensor) -> Tensor:
@@ -70,18 +74,47 @@ def convolve(conv: nn.Conv2d, sheets: Sheets) -> Sheets:
     rows = sum(x.numel() // x.shape[1] for x in sheets)
     if sheets[0].device.type != "cpu" or rows >= conv.in_channels or torch.compiler.is_compiling():
         return [conv(x) for x in sheets]
-    patches = [_neighbourhoods(x, conv.padding[0]) for x in sheets]
-    out = F.linear(torch.cat(patches), conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
-    return [as_sheet(part, x) for part, x in zip(out.split([len(p) for p in patches]), sheets)]
+    tokens = torch.cat([as_tokens(x, 1)[0] for x in sheets])
+    if conv.padding[0]:
+        places = torch.tensor(_neighbours(conv.padding[0], *((x.shape[0], *x.shape[2:]) for x in sheets)))
+        beside = F.embedding(places, torch.cat([tokens, tokens.new_zeros(1, tokens.shape[1])]))  # positions (k k) c
+        tokens = beside.flatten(1)
+    out = few_rows(tokens, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+    return [as_sheet(part, x) for part, x in zip(out.split([x.numel() // x.shape[1] for x in sheets]), sheets)]
 
 
-def _neighbourhoods(sheet: Tensor, reach: int) -> Tensor:
-    """The values that a convolution sees at each position: n c h w -> (n h w) (k k c), k = 1 + 2 reach, zeros outside."""
-    n, c, h, w = sheet.shape
-    side = 1 + 2 * reach
-    padded = F.pad(sheet.permute(0, 2, 3, 1), (0, 0, reach, reach, reach, reach)).contiguous()
-    far, row, column, _ = padded.stride()
-    return padded.as_strided((n, h, w, side, side, c), (far, row, column, row, column, 1)).reshape(-1, side * side * c)
+@lru_cache(maxsize=256)
+def _neighbours(reach: int, *sizes: tuple[int, int, int]) -> np.ndarray:
+    """Which tokens a convolution sees at each position: (n h w) k k, k = 1 + 2 reach; one behind all tokens lies outside.
+
+    Args:
+        sizes: n h w of each sheet; their tokens follow each other.
+    """
+    found, first, outside = [], 0, sum(map(math.prod, sizes))
+    for n, h, w in sizes:
+        here = np.arange(first, first + n * h * w).reshape(n, h, w)
+        padded = np.pad(here, ((0, 0), (reach, reach), (reach, reach)), constant_values=outside)
+        seen = np.lib.stride_tricks.sliding_window_view(padded, (1 + 2 * reach,) * 2, axis=(1, 2))
+        found.append(seen.reshape(n * h * w, -1))
+        first += n * h * w
+    return np.concatenate(found)
+
+
+def few_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer of r c; a CPU multiplies from the left where so few rows follow that it reads weights most of the time."""
+    if x.device.type == "cpu" and 1 < len(x) <= FEW and not torch.compiler.is_compiling():
+        return torch.addmm(bias[:, None], weight, x.T).T
+    return F.linear(x, weight, bias)
+
+
+def project(linear: nn.Linear, parts: list[Tensor]) -> list[Tensor]:
+    """A linear layer of every tensor (... c); a CPU reads its weights once for all if they are the most that is read."""
+    rows = sum(part.numel() // part.shape[-1] for part in parts)
+    if parts[0].device.type != "cpu" or rows >= linear.in_features or torch.compiler.is_compiling():
+        return [linear(part) for part in parts]
+    flat = [part.flatten(0, -2) for part in parts]
+    out = few_rows(torch.cat(flat) if len(flat) > 1 else flat[0], linear.weight, linear.bias)
+    return [own.unflatten(0, part.shape[:-1]) for own, part in zip(out.split([len(x) for x in flat]), parts)]
 
 
 def to_sheets(x: Tensor, shape: PlaneShape, groups: list[list[int]]) -> Sheets:

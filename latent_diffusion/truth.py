@@ -1,7 +1,7 @@
 """The real videos of the command `sample`: which windows, and their frames a few at a time."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from tools.manifest import Manifest
 from tools.sources import VideoSource
 from tools.windows import read_starts
 
-CHUNK = 64  # frames in memory at once, as they are in the file
+CHUNK = 64          # frames in memory at once, as they are in the file
+KEEP = 256 << 20    # bytes of frames that are kept from the first look, so that they need not be read again
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Truth:
     source: VideoSource | None = None
     bring: Callable[[str, np.ndarray], np.ndarray] | None = None  # (name, frames) -> the size that is made
     windows: tuple[Window, ...] = ()
+    kept: dict[Window, list[np.ndarray]] = field(default_factory=dict, repr=False)
 
     @property
     def notes(self) -> list[str]:
@@ -52,11 +54,24 @@ class Truth:
 
     def pieces(self, window: Window) -> Iterator[np.ndarray]:
         """Frames of a window, uint8 t h w c, in their order."""
+        if window in self.kept:
+            yield from self.kept[window]
+            return
         for first in range(0, self.length, CHUNK):
             last = min(first + CHUNK, self.length) - 1
             start = window.start + first * self.stride
             yield self.bring(window.name, self.source.read(window.video, start, window.start + last * self.stride + 1,
                                                            self.stride))
+
+    def look(self, window: Window) -> tuple[int, int]:
+        """Read a window from end to end, and keep it if there is room; return the size of its frames."""
+        frames, room = [], KEEP - sum(piece.nbytes for pieces in self.kept.values() for piece in pieces)
+        for piece in self.pieces(window):
+            shape, room = piece.shape[1:3], room - piece.nbytes
+            frames = [*frames, np.ascontiguousarray(piece)] if room >= 0 else []
+        if room >= 0:
+            self.kept[window] = frames
+        return shape
 
     def read(self, index: int, wanted: Tensor | None = None) -> np.ndarray:
         """Frames of a window, uint8 t h w c: all, or those that a mask (bool t) wants."""
@@ -135,8 +150,7 @@ def _whole(truth: Truth, chosen: list[tuple[int, int]], on_error: str) -> Iterat
     for video, start in chosen:
         window = Window(source.name(video), video, start)
         try:
-            for piece in truth.pieces(window):
-                shape = piece.shape[1:3]
+            shape = truth.look(window)
         except BadSize:
             raise
         except ValueError as damage:

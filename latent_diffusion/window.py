@@ -19,6 +19,12 @@ SPACINGS = ("contiguous", "gaps")
 LEVELS = ("shared", "own")
 
 
+class Laid(NamedTuple):
+    """The clips of a training window."""
+    starts: list[int]        # first frames, ascending
+    observed: Tensor | None  # bool t: frames of those that FDM's task observes; None where the clips lie side by side
+
+
 class WindowContext(NamedTuple):
     """What is known of the slots of a window, in any order."""
     latents: Tensor  # b s c n: of the known frames, missing ones filled from all that the window knows; zero if it is none
@@ -54,7 +60,7 @@ class Window(Concat):
         slots: the most clips of a window.
         overlap: frames that neighbouring clips share.
         spacing: of a training window's clips: "contiguous", or "gaps": groups of evenly spaced ones anywhere in a stretch
-            of `reach` clips (FDM's training task, see masks.fdm_sets).
+            of `reach` clips (FDM's training task, see masks.fdm_sets; what it observes is known with mask=fdm).
         reach: clips of a training stretch; 0 = `slots`, or four times as many with gaps.
         fewer: share of contiguous windows that hold fewer clips, any number alike, so that a start from little is trained.
         levels: noise of the targets of a training window: "shared" as in sampling, or each its "own".
@@ -96,18 +102,27 @@ class Window(Concat):
         """Frames from one clip to the next."""
         return self.frames - self.overlap
 
-    def lay(self, frames: int, draw: Uniform) -> list[int]:
-        """First frames of the clips of a training window, ascending, in a stretch of so many frames."""
+    def lay(self, frames: int, draw: Uniform) -> Laid:
+        """Draw the clips of a training window in a stretch of so many frames."""
         fit = min((frames - self.frames) // self.pace + 1, self.reach)
         assert fit >= 1, f"{frames} frames hold no clip of {self.frames}"
         if self.spacing == "gaps":
-            observed, made = fdm_sets(fit, draw, self.slots)
-            return [self.pace * i for i in (observed | made).nonzero().flatten().tolist()]
+            return self._groups(frames, *fdm_sets(fit, draw, self.slots))
         count = min(self.slots, fit)
         if draw() < self.fewer:
             count = 1 + int(draw() * count)
         first = int(draw() * (fit - count + 1))
-        return [self.pace * i for i in range(first, first + count)]
+        return Laid([self.pace * i for i in range(first, first + count)], None)
+
+    def _groups(self, frames: int, observed: Tensor, made: Tensor) -> Laid:
+        """Clips by their numbers (bool n), those that are observed and those that are made."""
+        known = torch.zeros(frames, dtype=torch.bool)
+        clips = [slice(self.pace * i, self.pace * i + self.frames) for i in range(len(made))]
+        for i in observed.nonzero().flatten().tolist():
+            known[clips[i]] = True
+        if all(known[clips[i]].all() for i in made.nonzero().flatten().tolist()):
+            known[:] = False  # an overlap of half a clip or more: clips on either side cover all that is made
+        return Laid([self.pace * i for i in (observed | made).nonzero().flatten().tolist()], known)
 
     def nothing(self, batch: int, device: torch.device, slots: int | None = None) -> WindowContext:
         """A window of neighbouring clips of which nothing is known."""
@@ -134,12 +149,6 @@ class Window(Concat):
         """The slots as samples of their own, each of which sees itself: b s ... -> (b s) 1 ..."""
         return Context(context.latents.flatten(0, 1)[:, None], context.known.flatten(0, 1)[:, None],
                        self.levels(context).flatten()[:, None])
-
-    def forward(self, z: Tensor, context: WindowContext | None) -> Tensor:
-        """Join noisy latents (b s c n) and what is known of them to the network's input (b s in_channels n)."""
-        context = context or self.nothing(len(z), z.device, z.shape[1])
-        beside = self.beside(self.each(context)).unflatten(0, z.shape[:2])
-        return torch.cat([self.shown(z, context), beside.to(z)], dim=2)
 
     def shown(self, z: Tensor, context: WindowContext) -> Tensor:
         """Noisy latents, or in place of them the given ones of slots that are known as a whole, b s c n."""

@@ -92,6 +92,9 @@ class NextNet(nn.Module):
         self.sees = sees
         self.calls: list[tuple[float, Context | None]] = []
 
+    def prepare(self, context: Context | None, like: Tensor, keep: bool = False) -> Context | None:
+        return context
+
     def forward(self, x: Tensor, t: Tensor, context: Context | None = None) -> Tensor:
         self.calls.append((float(t[0]), context))
         clean = torch.full_like(x, self.start) if context is None else context.latents[:, 0] + self.step

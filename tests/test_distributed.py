@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy import TIMING
 
+from latent_diffusion import encode
 from tests.tiny import DDPM, FAST, FIRST, GAN, SHAPES, environment, model_states, run
 from tools import checkpoint
 from tools.log import read_metrics
@@ -17,7 +18,9 @@ from tools.modelfile import read_model, to_safetensors
 WORKER = """
 import json, sys
 from main import main
+from latent_diffusion import encode
 from tools import dist
+encode.SHARD_BYTES = int(sys.argv[2])
 stop, dist.stop = dist.stop, lambda: None  # one group for all commands: starting the processes takes longer than they do
 lines = json.loads(sys.argv[1])
 assert [main(words) for words in lines] == [0] * len(lines)
@@ -26,16 +29,19 @@ stop()
 
 
 STAGES = ("first_stage_main", "first_stage_gan", "ddpm_main")
+SHARD = 1 << 14  # bytes of encoded latents: several files for each process
 
 
 def commands(tiny, results, *words):
-    """The three training stages, each from the same beginning, with further words; and sampling."""
+    """The three training stages, each from the same beginning, with further words; sampling; and encoding."""
     train = (*SHAPES, *FAST, "--steps", "6", "--results", results, *words)
     lines = {"first_stage_main_SHAPES_42": (*FIRST, *train),
              "first_stage_gan_SHAPES_42": (*GAN, *train, "--first_stage_folder", tiny.first),
              "ddpm_main_SHAPES_42": (*DDPM, *train, "--first_model", tiny.gan),
              "sampled": ("--exp", "sample", "--model", tiny.ddpm, "--data", "SHAPES", "data.size=16", "--num_videos", "3",
-                         "--steps", "2", "--out", results / "sampled")}
+                         "--steps", "2", "--out", results / "sampled"),
+             "encoded": ("--exp", "encode", *DDPM[2:], *SHAPES, *FAST[:1], "--first_model", tiny.gan, "data.options.count=3",
+                         "--draws", "2", "--out", results / "encoded")}
     return {name: [str(word) for word in words] for name, words in lines.items()}
 
 
@@ -45,13 +51,15 @@ def pair(tiny, tmp_path_factory):
     one, two, shards = (tmp_path_factory.mktemp(name) for name in ("one", "two", "shards"))
     (two / "worker.py").write_text(WORKER)
     sharded = commands(tiny, shards, "dist.strategy=fsdp", "loop.save_every=3")
-    lines = [*commands(tiny, two).values(), *list(sharded.values())[:-1]]
+    lines = [*commands(tiny, two).values(), *(sharded[f"{stage}_SHAPES_42"] for stage in STAGES)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(two / "worker.py")]
-    done = subprocess.run([*launch, json.dumps(lines)], env=environment(), cwd=two,
+    done = subprocess.run([*launch, json.dumps(lines), str(SHARD)], env=environment(), cwd=two,
                           capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
-    for words in commands(tiny, one).values():
-        run(*words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "SHARD_BYTES", SHARD)
+        for words in commands(tiny, one).values():
+            run(*words)
     return one, two, shards
 
 
@@ -93,3 +101,9 @@ def test_two_processes_make_the_videos_of_one(pair):
     assert sorted(one) == sorted(two) == ["00000_00.npy", "00001_00.npy", "00002_00.npy"]
     assert all(np.abs(one[name] - two[name]).max() <= 1 for name in one)
     assert (pair[1] / "sampled" / "sample.json").is_file()
+
+
+def test_two_processes_encode_the_latents_of_one(pair):
+    one, two = ({path.name: path.read_bytes() for path in (folder / "encoded").iterdir()} for folder in pair[:2])
+    assert len([name for name in one if name.startswith("shard")]) >= 4 and "manifest.json" in one
+    assert two == one

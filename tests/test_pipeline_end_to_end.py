@@ -117,7 +117,7 @@ def test_predictions_are_where_they_are_promised(predicted):
 def test_sample_json_tells_how_they_were_made(predicted, tiny):
     record = json.loads((predicted / "sample.json").read_text())
     wanted = {"task": "predict", "frames": 8, "known_frames": [0, 1, 2, 3], "seed": 42, "steps": "3", "scheme": "autoreg",
-              "window": 2, "stride": 1, "sampler": {"name": "ddim"}, "guidance": 0.0, "weights": "ema", "step": 8,
+              "window": 2, "stride": 1, "sampler": {"name": "deis"}, "guidance": 0.0, "weights": "ema", "step": 8,
               "samples_per_video": 2, "network_evaluations_per_video": 6}
     assert {key: record[key] for key in wanted} == wanted
     state = checkpoint.load(tiny.ddpm / "ema_model_last.pth")["state"]

@@ -17,12 +17,14 @@ from tools.joined import open_files
 from tools.raw_source import RawSource
 from tools.sides import Layout, find_sided
 from tools.sources import SOURCES, VideoSource, check_split
-from tools.tree import FileSource, check_range, locate
+from tools.tree import FileSource, Size, check_range, locate
+from tools.video import centre, npy_head
 
 _LAYOUT = Layout(("bair", "bairpushing", "bairrobotpushing", "bairrobotpushingsmall", "softmotion", "softmotion3044k",
                   "processeddata"),
                  wanted="wanted softmotion30_44k/{train,test}/*.tfrecords, BAIR_h5/{train,test}/shard_0001.hdf5, "
                         "bair/{train,test}/TRAJECTORY/0.png or bair/{train,test}/*.npz, or the folder that holds it")
+NUMBERS = ("action", "endeffector_pos")  # rows for frames
 _KEYS = {"aux1": ("image_aux1", "aux1_image"), "main": ("image_main", "image")}  # of an npz
 
 
@@ -71,16 +73,25 @@ class Trajectories(FileSource):
         with self._array(i) as (_, shape, _):
             return shape[0]
 
-    def _decode(self, i: int, start: int, stop: int | None, step: int) -> np.ndarray:
+    def _decode(self, i: int, start: int, stop: int | None, step: int, size: Size | None) -> np.ndarray:
         with self._array(i) as (file, shape, dtype):
             wanted = check_range(os.fspath(self.paths[i]), shape[0], start, stop, step)
-            size = math.prod(shape[1:]) * dtype.itemsize
-            file.seek(wanted.start * size, os.SEEK_CUR)
-            data = file.read((wanted[-1] + 1 - wanted.start) * size)
+            bytes_each = math.prod(shape[1:]) * dtype.itemsize
+            file.seek(wanted.start * bytes_each, os.SEEK_CUR)
+            data = file.read((wanted[-1] + 1 - wanted.start) * bytes_each)
             frames = np.frombuffer(data, dtype).reshape(-1, *shape[1:])[::step]
         if frames.min() < 0 or frames.max() > 255:
             raise ValueError(f"{self.paths[i]}: values {frames.min()}..{frames.max()}; wanted 0..255")
-        return frames.astype(np.uint8)
+        return np.array(frames if size is None else centre(frames, size), np.uint8)
+
+    def arrays(self, i: int) -> dict[str, np.ndarray]:
+        """Return the actions t 4 and what else the file holds of the arm, by name."""
+        path = self.paths[i]
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                return {name: held[name] for name in NUMBERS if name in held.files}
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path}: the actions in it are damaged ({error}); replace or remove it") from None
 
     @contextlib.contextmanager
     def _array(self, i: int) -> Iterator[tuple[BinaryIO, tuple[int, ...], np.dtype]]:
@@ -93,9 +104,7 @@ class Trajectories(FileSource):
                 if key is None:
                     raise ValueError(f"{path}: holds {', '.join(keys) or 'nothing'}; wanted an array {' or '.join(self._keys)}")
                 with archive.open(f"{key}.npy") as file:
-                    version = np.lib.format.read_magic(file)
-                    head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                    shape, by_columns, dtype = head(file)
+                    shape, by_columns, dtype = npy_head(file)
                     if len(shape) != 4 or shape[-1] != 3 or dtype.kind not in "iu" or by_columns or not shape[0]:
                         raise ValueError(f"{path}: {key} is {dtype} of shape {shape}; wanted whole numbers t h w 3")
                     yield file, shape, dtype

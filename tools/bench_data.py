@@ -1,12 +1,14 @@
 """How fast clips come out of videos: reading a window, beside decoding the whole file and slicing it.
 
 Times are seconds of one core (processor time of one thread, so that other work on the machine does not
-count), resizing included, of files that the system holds in memory. The ways compared take turns, clip by clip.
+count), resizing included, of files that the system holds in memory. The ways compared take turns, file by file, and each
+has the allocator that its programs have.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import tempfile
 import time
@@ -17,18 +19,23 @@ from statistics import median
 import av
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
-from tools.container import CONTAINERS, file_index, forget_indexes
+from tools import bench_listing
+from tools.container import CONTAINERS, centred, file_index, forget_indexes
+from tools.memory import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, keep_freed_memory
 from tools.packed import find_packed
 from tools.tree import find_videos
 from tools.video import read_video, resize_crop
+
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
 
 Way = Callable[[Path, int], np.ndarray]  # (file, first frame) -> a clip, uint8 t h w c
 
 
 def measure(data_path: str | os.PathLike, *, frames: int = 16, size: int = 256, clips: int = 5, files: int = 8,
-            long: int = 600, packed: str | os.PathLike | None = None, seed: int = 0) -> dict:
+            long: int = 600, packed: str | os.PathLike | None = None, entries: int = 0, seed: int = 0) -> dict:
     """Measure the reading of clips from the video files of a folder.
 
     Args:
@@ -39,15 +46,17 @@ def measure(data_path: str | os.PathLike, *, frames: int = 16, size: int = 256, 
         files: at most so many of each kind (suffix), the first in natural order.
         long: frames of a file made of the first video's, with a key frame every 12, as in UCF-101; 0 = none.
         packed: a folder that tools.prepare made, to be read too.
+        entries: of a long listing, see tools.bench_listing; 0 = none.
         seed: of the starts.
 
     Returns:
-        {"frames", "size", "kinds": {"avi": R, "mp4": R, ..., "long": R}, "packed": P or None}. R is of the files of a
-        kind: "files", "clips_per_second" (one core), and the medians over files of "ratio" (of the time of decoding
-        the whole file, as a loader that knows no better does, to ours), "ratio_same" (the same, but that the whole
-        is decoded by our own reader), the least "ratio_min", and milliseconds "index_ms" and "index_kept_ms" of
-        finding where the frames are for the first time and in a later run. P holds "clips_per_second" and "ratio",
-        of the median time of a clip of the video files to that of the packed.
+        {"frames", "size", "kinds": {"avi": R, "mp4": R, ..., "long": R}, "packed": P or None, "listing": what
+        tools.bench_listing measured, or None}. R is of the files of a kind: "files", "clips_per_second" (one core), the
+        medians over files of "ratio" (to our time, the time in which the old loader decodes the whole file, slices and
+        resizes it) and "ratio_same" (the same, but resized as we do it, so that it tells of the reading alone), the least
+        "ratio_min", and milliseconds "index_ms" and "index_kept_ms" of finding where the frames are for the first time
+        and in a later run. P holds "clips_per_second" and "ratio", of the median time of a clip of the video files to
+        that of the packed.
 
     Raises:
         ValueError: no video file is long enough.
@@ -72,7 +81,8 @@ def measure(data_path: str | os.PathLike, *, frames: int = 16, size: int = 256, 
             ours += [row["window"] for row in rows if kind != "long"]
         bar.close()
         prepared = _measure_packed(Path(packed), frames, size, clips * files, rng, median(ours)) if packed else None
-    return {"frames": frames, "size": size, "kinds": kinds, "packed": prepared}
+        listing = bench_listing.measure(entries) if entries else None
+    return {"frames": frames, "size": size, "kinds": kinds, "packed": prepared, "listing": listing}
 
 
 def _choose(paths: Iterable[Path], frames: int, files: int) -> dict[str, list[Path]]:
@@ -90,17 +100,33 @@ def _choose(paths: Iterable[Path], frames: int, files: int) -> dict[str, list[Pa
 
 
 def _ways(frames: int, size: int) -> dict[str, Way]:
-    return {"window": lambda path, start: resize_crop(read_video(path, start, start + frames), (size, size)),
-            "sliced": lambda path, start: resize_crop(read_video(path)[start:start + frames], (size, size)),
-            "whole": lambda path, start: resize_crop(_decode_whole(path)[start:start + frames], (size, size))}
+    """The ways to a clip; that of the old loader gives floats t c h w, and minds no aliasing."""
+    wanted = (size, size)
+    return {"window": lambda path, start: resize_crop(read_video(path, start, start + frames, size=wanted), wanted, "stretch"),
+            "same": lambda path, start: resize_crop(_decode_whole(path)[start:start + frames], wanted),
+            "whole": lambda path, start: _resized_in_floats(_decode_whole(path)[start:start + frames], size)}
 
 
 def _decode_whole(path: Path) -> np.ndarray:
-    """Decode a file as a few lines of PyAV do."""
+    """Decode a file as torchvision's read_video did, which PVDM called for every clip: with its sound, and with all
+    pictures held until the last is there. But by one thread, as everything here, and in the order of the file."""
     with av.open(str(path), metadata_errors="replace") as container:
         stream = container.streams.best("video")
         stream.codec_context.thread_count = 1
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+        pictures = list(container.decode(stream))
+        sound = container.streams.best("audio")
+        if sound is not None:
+            container.seek(0, stream=sound)
+            np.concatenate([frame.to_ndarray() for frame in container.decode(sound)], axis=1)
+    return np.stack([picture.reformat(format="rgb24", threads=1).to_ndarray() for picture in pictures])
+
+
+def _resized_in_floats(frames: np.ndarray, size: int) -> np.ndarray:
+    """Cut the square out of the middle and scale it as PVDM did: float32, bilinear, not antialiased, to t c h w."""
+    clip = torch.from_numpy(frames).float().permute(3, 0, 1, 2)
+    rows, columns = centred(*clip.shape[2:], (1, 1))
+    clip = F.interpolate(clip[:, :, rows, columns], size, mode="bilinear", align_corners=False)
+    return clip.permute(1, 0, 2, 3).contiguous().numpy()
 
 
 def _measure_file(path: Path, frames: int, ways: dict[str, Way], clips: int, rng: np.random.Generator) -> dict[str, float]:
@@ -110,17 +136,19 @@ def _measure_file(path: Path, frames: int, ways: dict[str, Way], clips: int, rng
     forget_indexes()
     times["index_kept"] = [_seconds(lambda: file_index(path))]
     starts = rng.integers(file_index(path).count - frames + 1, size=clips).tolist()
+    with _usual_memory():
+        for start in starts:
+            for name in ("whole", "same"):
+                times.setdefault(name, []).append(_seconds(lambda name=name, start=start: ways[name](path, start)))
     ways["window"](path, starts[0])  # what is made once per process
-    for start in starts:
-        for name, way in ways.items():
-            times.setdefault(name, []).append(_seconds(lambda way=way, start=start: way(path, start)))
+    times["window"] = [_seconds(lambda start=start: ways["window"](path, start)) for start in starts]
     return {name: median(seconds) for name, seconds in times.items()}
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
     ratios = [row["whole"] / row["window"] for row in rows]
     return {"files": len(rows), "clips_per_second": 1 / median(row["window"] for row in rows), "ratio": median(ratios),
-            "ratio_min": min(ratios), "ratio_same": median(row["sliced"] / row["window"] for row in rows),
+            "ratio_min": min(ratios), "ratio_same": median(row["same"] / row["window"] for row in rows),
             "index_ms": 1e3 * median(row["index"] for row in rows),
             "index_kept_ms": 1e3 * median(row["index_kept"] for row in rows)}
 
@@ -168,6 +196,23 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _usual_memory() -> Iterator[None]:
+    """Let glibc give freed memory back as it does in a program that says nothing of it, after a while: blocks of more than
+    32 MB at once, and of what is free at the end all but 64 MB. Ours keeps it (tools.memory), and again does so afterwards."""
+    kept = keep_freed_memory()
+    if kept:
+        libc = ctypes.CDLL(None)
+        usual = {M_MMAP_MAX: 1 << 16, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20, M_TOP_PAD: 1 << 17}
+        for name, value in usual.items():
+            libc.mallopt(name, value)
+    try:
+        yield
+    finally:
+        if kept:
+            keep_freed_memory()
 
 
 @contextlib.contextmanager

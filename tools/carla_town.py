@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tools.checkpoint import load_raw
 from tools.sources import SOURCES, VideoSource, check_split
-from tools.tree import FileSource, check_range, describe, find_videos, locate, of_split
+from tools.tree import FileSource, Size, check_range, describe, find_videos, locate, of_split
+from tools.video import centre
 
 _NAMES = ("carla", "carlatown01", "town01", "notraffic")
 _TEST = 100  # videos, where no list tells them
@@ -52,6 +53,35 @@ def _listed(file: Path) -> set[int]:
     return {int(match[1]) for name in names if (match := _VIDEO.match(name.strip()))}
 
 
+def coords_path(video: Path) -> Path:
+    """Where the coordinates of a drive lie: video_7.pt has coords_7.npy beside it."""
+    return video.with_name(video.stem.replace("video", "coords", 1) + ".npy")
+
+
+def read_coords(path: str | os.PathLike) -> np.ndarray:
+    """Read the places of a video: float64 t 2, x and y in metres; what comes after these two, such as the height, is cut off.
+
+    Raises:
+        ValueError: no such file, or not numbers t 2.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; the coordinates of video_7 are wanted beside it as coords_7.npy, t x 2 metres")
+    try:
+        coords = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: damaged or no array ({error}); write it again") from None
+    numbers = isinstance(coords, np.ndarray) and coords.dtype.kind in "fiu" and coords.ndim == 2 and coords.shape[1] >= 2
+    if not numbers or not len(coords):
+        what = f"{coords.dtype} {coords.shape}" if isinstance(coords, np.ndarray) else type(coords).__name__
+        raise ValueError(f"{path}: holds {what}; wanted numbers t 2, x and y in metres")
+    coords = coords[:, :2].astype(np.float64)
+    if not np.isfinite(coords).all():
+        frame = int(np.argmin(np.isfinite(coords).all(1)))
+        raise ValueError(f"{path}: frame {frame} has no finite coordinates; write it again")
+    return coords
+
+
 class Drives(FileSource):
     """Files of which those that torch wrote are memory-mapped: 16 frames of a thousand are all that is read."""
 
@@ -59,12 +89,18 @@ class Drives(FileSource):
         """Return the length that the file states."""
         return len(_tensor(self.paths[i])) if self.paths[i].suffix == ".pt" else super().num_frames(i)
 
-    def _decode(self, i: int, start: int, stop: int | None, step: int) -> np.ndarray:
+    def arrays(self, i: int) -> dict[str, np.ndarray]:
+        """Return the coordinates t 2, x and y in metres, where they lie beside the file."""
+        path = coords_path(self.paths[i])
+        return {"coords": read_coords(path)} if path.exists() else {}
+
+    def _decode(self, i: int, start: int, stop: int | None, step: int, size: Size | None) -> np.ndarray:
         if self.paths[i].suffix != ".pt":
-            return super()._decode(i, start, stop, step)
+            return super()._decode(i, start, stop, step, size)
         frames = _tensor(self.paths[i])
         wanted = check_range(os.fspath(self.paths[i]), len(frames), start, stop, step)
-        return frames[wanted.start:wanted.stop:step].clone().numpy()
+        some = frames.numpy()[wanted.start:wanted.stop:step]
+        return (some if size is None else centre(some, size)).copy()
 
 
 def _tensor(path: Path) -> Tensor:  # uint8 t h w 3

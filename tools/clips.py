@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from tools.fit import RESIZES, fit, turn_hue
+from tools.fit import RESIZES, fit, read_fit, turn_hue
 from tools.listing import compact
 from tools.loading import MicroBatch, check_batch, loader
 from tools.mixture import Mixture, Part, parts_of
@@ -244,11 +244,10 @@ class Clips(Dataset):
             stride = self._stride(video, length, part.strides, g)
             need = span(self.frames, stride)
             start = self._start(video, part, unit, length - need + 1, g)
-            frames = self.source.read(video, start, start + need, stride)
+            frames = read_fit(self.source, video, start, start + need, stride, self.size, self.channels, self.resize)
         except OSError as error:  # the disk or the network, not the file
             raise ValueError(f"video {self.source.name(video)} cannot be read ({error}); see to the disk, or leave such videos "
                              "out with data.on_error=skip") from error
-        frames = fit(frames, self.size, self.channels, self.resize)
         if self.hue:
             frames = turn_hue(frames, numpy_rng(self.seed, self.stream, "hue", g).uniform(-self.hue, self.hue))
         return frames

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from tools import index_cache
@@ -41,6 +42,9 @@ _WORTH_KEEPING = 1 << 16  # bytes of a file; the index of a smaller one is made 
 _UNTIMED = {"avi", "asf", "mpeg", "mpegvideo", "m4v"}
 _GUESSED_WRONG = {"h264", "hevc"}  # of these nothing but decoding tells the order
 
+_B_IS_SPARE = {"mpeg4", "mpeg2video", "mpeg1video"}  # codecs in which no picture depends on one of the kind B
+_DELAY = 4  # frames before the wanted ones, of which all pictures are decoded: they are stored out of order
+
 _local = threading.local()  # the converter is costly to make and not safe to share
 
 av.logging.set_level(None)  # what matters becomes an exception here; the rest would clutter the progress bars
@@ -52,6 +56,9 @@ class Index(NamedTuple):
     times: np.ndarray  # count int64, the time stamps in order of presentation; empty if not reliable
     keys: np.ndarray   # int64, numbers of the frames at which decoding may begin
     whole: bool        # packets are single frames and bear their true times: we know when to stop, what to pass over
+    # Where times are not in order, but tell frames apart: the times, and which frames come out if spare ones are left out.
+    stamps: np.ndarray = np.empty(0, np.int64)
+    firm: np.ndarray = np.empty(0, np.int64)
 
 
 class _Irregular(Exception):
@@ -72,9 +79,18 @@ def forget_indexes() -> None:
     _index.cache_clear()
 
 
-def read_container(path: str | os.PathLike, wanted: range) -> np.ndarray:
+def centred(height: int, width: int, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Return rows and columns of the largest centred part of a picture that has the aspect of `size` (height, width)."""
+    scale = max(size[0] / height, size[1] / width)
+    tall, wide = min(height, max(1, round(size[0] / scale))), min(width, max(1, round(size[1] / scale)))
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return slice(top, top + tall), slice(left, left + wide)
+
+
+def read_container(path: str | os.PathLike, wanted: range, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode the frames `wanted` (at least one, ascending, within the file) -> uint8 t h w 3.
 
+    With a size, what is returned of each frame is the centred part of that aspect, which saves copying the rest.
     No more is decoded than from the key frame before the first to the last of them, without those in between
     on which no other depends.
     """
@@ -82,8 +98,11 @@ def read_container(path: str | os.PathLike, wanted: range) -> np.ndarray:
     assert wanted and wanted.step > 0 and wanted.start >= 0 and wanted[-1] < index.count
     if len(index.times):
         with suppress(_Irregular):
-            return _collect(path, _frames_from_key(path, index, wanted), wanted, index.count)
-    return _collect(path, enumerate(_frames(path)), wanted, index.count)
+            return _collect(path, _frames_from_key(path, index, wanted), wanted, index.count, size)
+    elif len(index.stamps) and wanted.start > _DELAY:
+        with suppress(_Irregular):
+            return _collect(path, _frames_by_stamp(path, index, wanted), wanted, index.count, size)
+    return _collect(path, enumerate(_frames(path)), wanted, index.count, size)
 
 
 @lru_cache(maxsize=1 << 14)  # 8 bytes a frame, in every worker: 40 MB of clips of ten seconds
@@ -98,13 +117,15 @@ def _index(path: str, size: int, mtime: int) -> Index:
 
 
 def _to_numbers(index: Index) -> np.ndarray:
-    sizes = [index.count, index.whole, len(index.keys)]  # steps of time are alike, and pack well
-    return np.concatenate([sizes, index.keys, np.diff(index.times, prepend=0)]).astype(np.int64)
+    lists = [np.diff(numbers, prepend=0) for numbers in (index.times, index.keys, index.stamps, index.firm)]
+    sizes = [index.count, index.whole, *map(len, lists)]
+    return np.concatenate([sizes, *lists]).astype(np.int64)  # steps of time are alike, and pack well
 
 
 def _from_numbers(numbers: np.ndarray) -> Index:
-    count, whole, keys = numbers[:3].tolist()
-    return Index(count, np.cumsum(numbers[3 + keys:]), numbers[3:3 + keys], bool(whole))
+    count, whole, *lengths = numbers[:6].tolist()
+    times, keys, stamps, firm = map(np.cumsum, np.split(numbers[6:], np.cumsum(lengths)[:-1]))
+    return Index(count, times, keys, bool(whole), stamps, firm)
 
 
 def _make_index(path: str) -> Index:
@@ -136,11 +157,16 @@ def _make_index(path: str) -> Index:
 
 def _counted_index(path: str, timed: bool) -> Index:
     """Index a file by decoding it; from where its frames bear times in order, decoding may begin at a key frame."""
-    shown = [(frame.pts, frame.key_frame) for frame in _frames(path)]
-    times = [pts for pts, _ in shown]
+    shown = [(frame.pts, frame.key_frame, frame.pict_type) for frame in _frames(path)]
+    times = [pts for pts, _, _ in shown]
     if not timed or None in times or any(b <= a for a, b in pairwise(times)):
-        return Index(len(shown), np.empty(0, np.int64), np.zeros(1, np.int64), False)
-    keys = [number for number, (_, key) in enumerate(shown) if key]
+        unordered = Index(len(shown), np.empty(0, np.int64), np.zeros(1, np.int64), False)
+        firm = [number for number, (_, _, kind) in enumerate(shown) if kind != PictureType.B]
+        if None in times or len(set(times)) < len(times) or len(firm) == len(times) \
+                or [frame.pts for frame in _frames(path, leave_out=len(times))] != [times[number] for number in firm]:
+            return unordered
+        return unordered._replace(stamps=np.array(times, np.int64), firm=np.array(firm, np.int64))
+    keys = [number for number, (_, key, _) in enumerate(shown) if key]
     return Index(len(shown), np.array(times, np.int64), np.array(keys, np.int64), False)
 
 
@@ -185,10 +211,40 @@ def _decode(path, packets, stream, number: int = 0) -> Iterator[av.VideoFrame]:
         raise _damaged(path, f"decoding stops at frame {number}: {error.strerror}") from None
 
 
-def _frames(path) -> Iterator[av.VideoFrame]:
+def _frames(path, leave_out: int = 0) -> Iterator[av.VideoFrame]:
+    """Decode a file from its start; of its first packets, so many, pictures on which no other depends are left out."""
     with _open(path) as container:
         stream = _video_stream(container, path)
-        yield from _decode(path, chain(_packets(container, stream), [None]), stream)
+        packets = _packets(container, stream)
+        if leave_out and stream.codec_context.name in _B_IS_SPARE:
+            packets = _sparing(packets, stream.codec_context, leave_out)
+        yield from _decode(path, chain(packets, [None]), stream)
+
+
+def _sparing(packets, decoder, count: int) -> Iterator[av.Packet]:
+    decoder.skip_frame = "NONREF"
+    for number, packet in enumerate(packets):
+        if number == count:
+            decoder.skip_frame = "DEFAULT"
+        yield packet
+
+
+def _frames_by_stamp(path, index: Index, wanted: range) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield (number, frame) of the wanted frames and those between; _Irregular if one does not come out as the index says.
+
+    Decoding begins with the file, but on the way to the first of them only what others depend on is decoded.
+    """
+    numbers = {stamp: number for number, stamp in enumerate(index.stamps.tolist())}
+    following, last = dict(pairwise([-1, *index.firm.tolist()])), -1
+    for frame in _frames(path, leave_out=wanted.start - _DELAY):
+        number = numbers.get(frame.pts, -1)
+        at_most = min(following.get(last, last + 1), max(wanted.start, last + 1))
+        if not last < number <= at_most:
+            raise _Irregular
+        if number >= wanted.start:
+            yield number, frame
+        last = number
+    raise _Irregular  # not all came out
 
 
 def _packets(container, stream) -> Iterator[av.Packet]:
@@ -251,19 +307,21 @@ def _needed(packets, decoder, numbers: dict[int, int], wanted: range, passed_ove
             return
 
 
-def _collect(path, numbered, wanted: range, count: int) -> np.ndarray:
-    frames, done, reached = np.empty(0), 0, -1
+def _collect(path, numbered, wanted: range, count: int, size: tuple[int, int] | None) -> np.ndarray:
+    frames, shape, part, upright, done, reached = np.empty(0), None, (), True, 0, -1
     for reached, frame in numbered:
         if reached in wanted:
             image = _rgb(frame)
             if not done:
-                frames = np.empty((len(wanted), *image.shape), np.uint8)
-            if image.shape != frames.shape[1:]:
-                raise _damaged(path, f"frame {reached} is {image.shape[:2]}, the others {frames.shape[1:3]}")
-            frames[done] = image
+                shape, upright = image.shape, frame.side_data.get("DISPLAYMATRIX") is None
+                part = centred(*shape[:2], size) if size and upright else (slice(None), slice(None))
+                frames = np.empty((len(wanted), *image[part].shape), np.uint8)
+            if image.shape != shape:
+                raise _damaged(path, f"frame {reached} is {image.shape[:2]}, the others {shape[:2]}")
+            frames[done] = image[part]
             done += 1
         if done == len(wanted):
-            return _upright(path, frames, frame)
+            return frames if upright else _turned(path, frames, frame, size)
     raise _damaged(path, f"it ends after frame {reached}, although it announces {count} frames")
 
 
@@ -279,14 +337,13 @@ def _rgb(frame: av.VideoFrame) -> np.ndarray:
     return lines[:frame.height, :3 * frame.width].reshape(frame.height, frame.width, 3)
 
 
-def _upright(path, frames: np.ndarray, last: av.VideoFrame) -> np.ndarray:
-    """Turn and mirror frames t h w c as the file asks players to do."""
-    matrix = last.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return frames
+def _turned(path, frames: np.ndarray, last: av.VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
+    """Turn and mirror frames t h w c as the file asks players to do, and give the centre of that."""
+    matrix = last.side_data["DISPLAYMATRIX"]
     a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])  # x' = a x + c y, y' = b x + d y
     if (a or d) and (b or c):
         raise ValueError(f"{path}: its pictures are to be turned by {last.rotation} degrees; re-encode it upright")
     right, down = (a, d) if a or d else (c, b)
     frames = frames if a or d else frames.swapaxes(1, 2)
-    return np.ascontiguousarray(frames[:, ::-1 if down < 0 else 1, ::-1 if right < 0 else 1])
+    frames = frames[:, ::-1 if down < 0 else 1, ::-1 if right < 0 else 1]
+    return np.ascontiguousarray(frames[(slice(None), *centred(*frames.shape[1:3], size))] if size else frames)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
-from tools.video import resize_crop
+from tools.video import centre, resize_crop
+
+if TYPE_CHECKING:
+    from tools.sources import VideoSource
 
 RESIZES = ("crop", "pad", "stretch")
 
@@ -26,6 +31,21 @@ def fit(frames: np.ndarray, size: tuple[int, int], channels: int = 3, resize: st
         return np.repeat(frames, 3, axis=-1)
     luma = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return np.rint(luma).astype(np.uint8)[..., None]
+
+
+def read_fit(source: VideoSource, i: int, start: int, stop: int, step: int, size: tuple[int, int], channels: int = 3,
+             resize: str = "crop") -> np.ndarray:
+    """Read frames of video i and fit them: uint8 t h w c. What a crop leaves out is not read where the source can do so."""
+    if resize != "crop":
+        return fit(source.read(i, start, stop, step), size, channels, resize)
+    return fit(read_centre(source, i, start, stop, step, size), size, channels, "stretch")
+
+
+def read_centre(source: VideoSource, i: int, start: int, stop: int, step: int, size: tuple[int, int]) -> np.ndarray:
+    """Read frames of video i, and of each only the centre that has the aspect of a (height, width)."""
+    if hasattr(source, "read_centre"):
+        return source.read_centre(i, start, stop, step, size)
+    return centre(source.read(i, start, stop, step), size)
 
 
 def _padded(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:

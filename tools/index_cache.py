@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-_FORMAT = 1  # to be raised with any change of what callers keep: older entries are then written anew
+_FORMAT = 2  # to be raised with any change of what callers keep: older entries are then written anew
 
 
 def load(path: str, size: int, mtime: int) -> np.ndarray | None:

@@ -3,8 +3,11 @@
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 import torch
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # of Linux
 
 
 def peak_bytes() -> int:
@@ -22,6 +25,33 @@ def peak_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # the one counts bytes, the others kilobytes
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What can still be held on a device, within the limits of a container; None where that is not told."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    limits = [read() for read in (_machine_free, _container_free)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _machine_free() -> int | None:
+    try:
+        words = MEMINFO.read_text().split()
+        return 1024 * int(words[words.index("MemAvailable:") + 1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _container_free() -> int | None:
+    """Of a control group of version 2, as Docker and Slurm set; files that can be given back count as free."""
+    try:
+        most, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        held = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return int(most) - int(used) + int(held.get("inactive_file", 0))
+    except (OSError, ValueError):  # no such group, or "max": no limit
+        return None
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)

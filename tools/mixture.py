@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tools.fit import read_centre
 from tools.sources import VideoSource
 
 
@@ -67,6 +68,11 @@ class Mixture:
         """Return frames of video i -> uint8 t h w c."""
         source, own = self._place(i)
         return self.sources[source].read(own, start, stop, step)
+
+    def read_centre(self, i: int, start: int, stop: int | None, step: int, size: tuple[int, int]) -> np.ndarray:
+        """Return of each frame the centre that has the aspect of a (height, width)."""
+        source, own = self._place(i)
+        return read_centre(self.sources[source], own, start, stop, step, size)
 
     def name(self, i: int) -> str:
         """Return LABEL_NAME."""

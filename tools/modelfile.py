@@ -68,7 +68,7 @@ def read_model(path: str | Path, weights: str = "ema") -> ModelFile:
         stage = payload["stage"]
         if weights == "best":
             raise ValueError(f"{file} is a step checkpoint, which has no best weights; give the run folder, or ema or raw")
-        raw = weights == "raw"
+        raw = weights == "raw" or "ema_weights" not in stage  # --exp carla keeps no averages
         return ModelFile(file, stage["kind"], stage["config"], stage["net"] if raw else stage["ema_weights"],
                          payload["step"], "raw" if raw else "ema", stage["extra"])
     return ModelFile(file, payload["kind"], payload["config"], payload["state"], payload["step"],

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from tools.files import replacing, write_text
 from tools.fit import RESIZES, fit
+from tools.pack_arrays import array_files, join, keep, save_array
 from tools.packed import FORMAT, INDEX, MANIFEST, NAMES, PLAN, ROW, read_manifest, shard_file, side_file
 from tools.pool import map_shared
 from tools.raw import RawSet, RawVideo
@@ -158,7 +160,7 @@ def _measure(raw: RawSet, chunk: range) -> list[tuple[int, int, str]]:
 def _write_shard(shared: tuple[RawSet, PackConfig, Path], job: tuple[int, list[tuple[int, int]]]) -> tuple[int, dict[str, Any]]:
     """Convert the videos of a shard; return its number and its record, which is also left beside it."""
     (raw, cfg, out), (number, videos) = shared, job
-    kept, dropped, digest = [], [], hashlib.sha256()
+    kept, dropped, arrays, digest = [], [], {}, hashlib.sha256()
     with replacing(out / shard_file(number)) as temporary, open(temporary, "wb") as file:
         for i, count in videos:
             offset, before = file.tell(), digest.copy()
@@ -167,6 +169,7 @@ def _write_shard(shared: tuple[RawSet, PackConfig, Path], job: tuple[int, list[t
                     data = memoryview(fit(frames, cfg.size, cfg.channels, cfg.resize)).cast("B")
                     digest.update(data)
                     file.write(data)
+                arrays[i] = raw.arrays(i) if hasattr(raw, "arrays") else {}
             except ValueError as error:  # damaged further in than its length tells
                 file.seek(offset)
                 file.truncate()
@@ -177,6 +180,7 @@ def _write_shard(shared: tuple[RawSet, PackConfig, Path], job: tuple[int, list[t
         size = file.tell()
         file.flush()
         os.fsync(file.fileno())
+    keep(_arrays_file(out, number), arrays)
     record = {"bytes": size, "sha256": digest.hexdigest(), "videos": kept, "dropped": dropped}
     write_text(_record_file(out, number), json.dumps(record))
     return number, record
@@ -201,6 +205,10 @@ def _bar(total: int, unit: str, what: str) -> tqdm:
 
 def _record_file(out: Path, number: int) -> Path:
     return out / f"{shard_file(number)}.json"
+
+
+def _arrays_file(out: Path, number: int) -> Path:
+    return out / f"{shard_file(number)}.npz"
 
 
 def _record(out: Path, number: int) -> dict[str, Any] | None:
@@ -268,34 +276,31 @@ def _finish(out: Path, plan: Plan, cfg: PackConfig, raw: RawSet, records: list[d
             index[row] = offset, at, len(line), shard, frames, video.label
             for side in video.sides:
                 sides.setdefault(side, []).append(row)
-    _save(out / INDEX, index)
+    save_array(out / INDEX, index)
+    arrays = join([_arrays_file(out, k) for k in range(len(records))], [i for i, *_ in rows], out)
     for side, members in sides.items():
-        _save(out / side_file(side), np.array(members, np.int32))
+        save_array(out / side_file(side), np.array(members, np.int32))
     report = (_line(plan.videos[i].name, plan.videos[i].origin, reason) for i, (_, reason) in sorted(dropped.items()))
     write_text(out / DROPPED, b"".join(report).decode())
     kinds = [kind for kind, _ in dropped.values()]
-    small = [INDEX, NAMES, DROPPED, *map(side_file, sides)]
+    small = [INDEX, NAMES, DROPPED, *map(side_file, sides), *chain.from_iterable(map(array_files, arrays))]
     manifest = {
         "format": FORMAT, "dataset": cfg.dataset, "options": cfg.options,
         "size": list(cfg.size), "channels": cfg.channels, "resize": cfg.resize, "min_frames": cfg.min_frames,
         "videos": len(rows), "frames": int(index["frames"].sum()),
         "sides": {side: len(sides[side]) for side in sorted(sides)}, "classes": list(raw.classes), "notes": list(raw.notes),
+        "arrays": arrays,
         "dropped": {kind: kinds.count(kind) for kind in sorted(set(kinds))}, "digest": plan.digest,
         "files": {name: checksum(out / name) for name in small},
         "shards": [{"name": shard_file(k), "bytes": r["bytes"], "sha256": r["sha256"]} for k, r in enumerate(records)]}
     write_text(out / MANIFEST, json.dumps(manifest, indent=1))
-    for path in [out / PLAN, *(_record_file(out, k) for k in range(len(records)))]:
+    for path in [out / PLAN, *(of(out, k) for k in range(len(records)) for of in (_record_file, _arrays_file))]:
         path.unlink(missing_ok=True)
     return manifest
 
 
 def _line(*parts: str) -> bytes:
     return (json.dumps(parts) + "\n").encode("ascii")
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
 
 
 def checksum(path: Path) -> str:

@@ -7,6 +7,7 @@ What `python -m tools.prepare` writes, and this reads:
     names.jsonl       [name, where it came from], a line a video
     side-train.npy    numbers of the videos of a side, int32
     shard-00000.bin   uint8 t h w c, video after video
+    array-NAME.npy    numbers that come with the videos, such as actions (tools.pack_arrays)
     dropped.jsonl     [name, where it came from, why], a line for each video that was left out
 
 Frames are not compressed: decoding a PNG takes longer than decoding and resizing a frame of an AVI, and copying
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.pack_arrays import Arrays, array_files
 from tools.tree import check_range
 
 FAMILY = "triplane-video/packed/"
@@ -87,6 +89,7 @@ class PackedSource:
             self.shape = (*(int(n) for n in manifest["size"]), int(manifest["channels"]))  # h w c
             videos, sides, shards = int(manifest["videos"]), dict(manifest["sides"]), manifest["shards"]
             expected = {entry["name"]: int(entry["bytes"]) for entry in shards}
+            self._array_names = tuple(map(str, manifest.get("arrays", ())))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / MANIFEST}: is damaged ({type(error).__name__} {error}); {_AGAIN}") from None
         self.path, self.notes = Path(folder), []
@@ -120,6 +123,10 @@ class PackedSource:
             if there != size:
                 raise ValueError(f"{file}: {'is missing' if there is None else f'has {there} bytes'}, wanted {size} bytes; "
                                  f"{_AGAIN}")
+        for name, (rows, ends) in self._arrays.items():
+            if ends.shape != (videos,) or (len(rows) != ends[-1] if videos else len(rows)):
+                raise ValueError(f"{self.path / array_files(name)[0]}: has {len(rows)} rows and {len(ends)} ends, the manifest "
+                                 f"says {videos} videos; {_AGAIN}")
         if self._index.dtype != ROW or self._index.shape != (videos,):
             raise ValueError(f"{self.path / INDEX}: holds {self._index.shape} rows, the manifest says {videos}; {_AGAIN}")
 
@@ -135,15 +142,24 @@ class PackedSource:
     def _names(self) -> np.ndarray:
         return np.memmap(self.path / NAMES, np.uint8, "r")
 
+    @cached_property
+    def _arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:  # rows, and where those of each video end
+        files = {name: array_files(name) for name in self._array_names}
+        return {name: (_mapped(self.path / rows), _mapped(self.path / ends)) for name, (rows, ends) in files.items()}
+
     def __getstate__(self) -> dict:  # a memory map would be pickled as the whole of what it maps
-        return {key: value for key, value in self.__dict__.items() if key not in ("_index", "_rows", "_names")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_index", "_rows", "_names", "_arrays")}
 
     def __len__(self) -> int:
         return self._count
 
-    def _row(self, i: int) -> np.void:
+    def _number(self, i: int) -> int:
+        """Return the number in the set of video i of the side."""
         assert 0 <= i < self._count, f"video {i} of {self._count}"
-        return self._index[i if self._side is None else self._rows[i]]
+        return i if self._side is None else int(self._rows[i])
+
+    def _row(self, i: int) -> np.void:
+        return self._index[self._number(i)]
 
     def num_frames(self, i: int) -> int:
         """Return the length of video i, from the index."""
@@ -153,6 +169,15 @@ class PackedSource:
         """Return the number of video i's class in `classes`; None where the set has none."""
         label = int(self._row(i)["label"])
         return label if label >= 0 else None
+
+    def arrays(self, i: int) -> Arrays:
+        """Return the numbers that came with video i, by name; rows belong to frames."""
+        number, found = self._number(i), {}
+        for name, (rows, ends) in self._arrays.items():
+            first, last = int(ends[number - 1]) if number else 0, int(ends[number])
+            if last > first:
+                found[name] = np.array(rows[first:last])
+        return found
 
     def name(self, i: int) -> str:
         """Return the name of video i, unique in the set."""

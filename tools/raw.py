@@ -30,7 +30,10 @@ class RawVideo(NamedTuple):
 
 
 class RawSet(Protocol):
-    """A download. Cheap to copy into a worker process: files are opened there."""
+    """A download. Cheap to copy into a worker process: files are opened there.
+
+    Where videos come with numbers, such as actions, a set also has `arrays(i)`: these by name, rows for frames.
+    """
     classes: list[str]
     notes: list[str]
     channels: int  # 1 = the videos are grey
@@ -132,6 +135,10 @@ class FromSource:
     def read(self, i: int, start: int, stop: int) -> np.ndarray:
         """Return frames of the source -> uint8 t h w c."""
         return self._source.read(i, start, stop)
+
+    def arrays(self, i: int) -> dict[str, np.ndarray]:
+        """Return the numbers that come with video i, by name."""
+        return self._source.arrays(i) if hasattr(self._source, "arrays") else {}
 
     def __getstate__(self) -> dict:  # workers read; the sides are for the one that writes the index
         return {**self.__dict__, "_sides": [], "_keys": [], "notes": []}

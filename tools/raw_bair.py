@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tools.bair import NUMBERS
 from tools.raw import READERS, RawVideo
 from tools.raw_tfrecord import Span, parse_example, peek, read_record, spans
 from tools.tree import natural
@@ -85,6 +86,14 @@ class BAIR:
         file, _, span = self._records[i]
         example = parse_example(read_record(file, span), file)
         return np.stack([_image(example.get(f"{t}/{self._camera}/encoded"), file) for t in range(start, stop)])
+
+
+    def arrays(self, i: int) -> dict[str, np.ndarray]:
+        """Return what the arm was told and where it was, float32 t n, as far as the record says so of every frame."""
+        file, _, span = self._records[i]
+        example, count = parse_example(read_record(file, span), file), self.num_frames(i)
+        found = {name: [example.get(f"{t}/{name}") for t in range(count)] for name in NUMBERS}
+        return {name: np.stack(rows) for name, rows in found.items() if all(isinstance(row, np.ndarray) for row in rows)}
 
 
 def _image(values: list[bytes] | np.ndarray | None, path: Path) -> np.ndarray:  # h w 3

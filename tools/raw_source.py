@@ -46,6 +46,10 @@ class RawSource:
             return np.concatenate([self._raw.read(self._numbers[i], t, t + 1) for t in wanted])
         return self._raw.read(self._numbers[i], wanted.start, wanted[-1] + 1)[::step]
 
+    def arrays(self, i: int) -> dict[str, np.ndarray]:
+        """Return the numbers that come with video i, by name."""
+        return self._raw.arrays(self._numbers[i]) if hasattr(self._raw, "arrays") else {}
+
     def name(self, i: int) -> str:
         """Return the name of video i, unique in the download."""
         return self._raw.video(self._numbers[i]).name

@@ -23,7 +23,8 @@ class VideoSource(Protocol):
     """What Clips reads from. Deterministic, cheap to make, and safe to copy into a worker process.
 
     Where videos have classes, a source also has `label(i)`, the number of the class from 0 on (None if it is not
-    known), and `classes`, their names in that order (empty where only the numbers are known).
+    known), and `classes`, their names in that order (empty where only the numbers are known). Where they come with
+    numbers of their own, it has `arrays(i)`: these by name, such as `action` or `coords`, rows for frames.
     """
     notes: list[str]  # for the log: what is absent or was left out
 

@@ -22,6 +22,8 @@ HDF5 = {".h5", ".hdf5"}  # each may hold many videos; see tools.hdf5
 _MAPPED = {".npy", ".pt"}
 _MEMORY = 256 << 20  # bytes of decoded video that a process may keep
 
+Size = tuple[int, int]  # height, width
+
 _natural = natsort_keygen()
 
 
@@ -136,7 +138,7 @@ class FileSource:
         number = {name: n for n, name in enumerate(self.classes)}
         self._labels = None if labels is None else np.array([number.get(label, -1) for label in labels], np.int32)
         self._names = video_names(self.paths, root)
-        self._kept: dict[int, np.ndarray] = {}
+        self._kept: dict[tuple[int, Size | None], np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -147,19 +149,23 @@ class FileSource:
 
     def read(self, i: int, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
         """Read frames of video i -> uint8 t h w c; see tools.video.read_video."""
-        if i in self._kept:
-            full = self._kept[i]
+        return self.read_centre(i, start, stop, step, None)
+
+    def read_centre(self, i: int, start: int, stop: int | None, step: int, size: Size | None) -> np.ndarray:
+        """Read of each frame the centre that has the aspect of a (height, width); None: all of it."""
+        if (i, size) in self._kept:
+            full = self._kept[i, size]
             if 0 <= start < (len(full) if stop is None else stop) <= len(full) and step >= 1:
                 return full[start:stop:step].copy()
-        frames = self._decode(i, start, stop, step)
+        frames = self._decode(i, start, stop, step, size)
         mapped = self.paths[i].suffix.lower() in _MAPPED  # as near as memory already, and shared by all processes
-        if i not in self._kept and not mapped and frames[0].nbytes * self.num_frames(i) <= _MEMORY / len(self):
+        if (i, size) not in self._kept and not mapped and frames[0].nbytes * self.num_frames(i) <= _MEMORY / len(self):
             with contextlib.suppress(ValueError):  # damaged elsewhere: this window is sound, and stays readable
-                self._kept[i] = self._decode(i, 0, None, 1)
+                self._kept[i, size] = self._decode(i, 0, None, 1, size)
         return frames
 
-    def _decode(self, i: int, start: int, stop: int | None, step: int) -> np.ndarray:
-        return read_video(self.paths[i], start, stop, step)
+    def _decode(self, i: int, start: int, stop: int | None, step: int, size: Size | None) -> np.ndarray:
+        return read_video(self.paths[i], start, stop, step, size=size)
 
     def __getstate__(self) -> dict:  # a worker process fills its own memory
         return {**self.__dict__, "_kept": {}}
@@ -188,14 +194,19 @@ def of_split(items: Sequence[Any], split: str, side: Callable[[Any], str | None]
     return kept
 
 
+def _is_named_file(path: Path) -> bool:
+    """Tell a file from a folder of frames; of a video's the name tells, and the disk need not be asked a million times."""
+    return path.suffix.lower() in VIDEOS or not path.is_dir()
+
+
 def video_names(paths: Sequence[Path], root: Path) -> list[str]:
     """Name files and folders by their stems, and further than that only where two would be named alike."""
-    stems = [p.name if p.is_dir() else p.stem for p in paths]
+    stems = [p.stem if _is_named_file(p) else p.name for p in paths]
     counts = Counter(stems)
     if max(counts.values(), default=0) <= 1:
         return stems
     relative = [p.relative_to(root) if p.is_relative_to(root) else p for p in paths]
-    names = ["_".join(r.parts if p.is_dir() else (*r.parent.parts, r.stem)) for p, r in zip(paths, relative)]
+    names = ["_".join((*r.parent.parts, r.stem) if _is_named_file(p) else r.parts) for p, r in zip(paths, relative)]
     counts = Counter(names)  # a.mp4 beside a.avi
     names = [name if counts[name] == 1 else f"{name}{p.suffix.replace('.', '_')}" for p, name in zip(paths, names)]
     if len(set(names)) < len(names):  # x/y_z.npy beside x_y/z.npy

@@ -9,8 +9,10 @@ import contextlib
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyspng
@@ -21,10 +23,10 @@ from natsort import natsorted
 from PIL import Image
 from torch import Tensor
 
-from tools.container import CONTAINERS, file_index, read_container
+from tools.container import CONTAINERS, centred, file_index, read_container
 from tools.writers import grid_frames, strip, write_gif, write_mp4, write_png
 
-__all__ = ["IMAGES", "VIDEOS", "frame_files", "grid_frames", "num_frames", "read_video", "resize_crop", "strip",
+__all__ = ["IMAGES", "VIDEOS", "centre", "frame_files", "grid_frames", "num_frames", "read_video", "resize_crop", "strip",
            "to_clip", "to_frames", "write_gif", "write_mp4", "write_png"]
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
@@ -57,20 +59,20 @@ def resize_crop(frames: np.ndarray, size: tuple[int, int], mode: str = "crop") -
     """
     if mode not in ("crop", "stretch"):
         raise ValueError(f'resize mode must be "crop" or "stretch", got "{mode}"')
-    height, width = frames.shape[1:3]
-    if (height, width) == tuple(size):
+    if frames.shape[1:3] == tuple(size):
         return frames
-    if mode == "crop":  # before scaling, which is then of less
-        scale = max(size[0] / height, size[1] / width)
-        tall, wide = min(height, max(1, round(size[0] / scale))), min(width, max(1, round(size[1] / scale)))
-        top, left = (height - tall) // 2, (width - wide) // 2
-        frames = frames[:, top:top + tall, left:left + wide]
-    frames = np.ascontiguousarray(frames)
+    frames = np.ascontiguousarray(centre(frames, size) if mode == "crop" else frames)  # before scaling, which is then of less
     if frames.shape[1:3] == tuple(size):
         return frames
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)  # t c h w, channels last
     pixels = F.interpolate(pixels, tuple(size), mode="bilinear", align_corners=False, antialias=True)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())
+
+
+def centre(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the largest centred part of the aspect of a (height, width), a view: t h w c -> t h' w' c."""
+    rows, columns = centred(*frames.shape[1:3], size)
+    return frames[:, rows, columns]
 
 
 def num_frames(path: str | os.PathLike) -> int:
@@ -87,7 +89,8 @@ def num_frames(path: str | os.PathLike) -> int:
     return file_index(path).count
 
 
-def read_video(path: str | os.PathLike, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
+def read_video(path: str | os.PathLike, start: int = 0, stop: int | None = None, step: int = 1, *,
+               size: tuple[int, int] | None = None) -> np.ndarray:
     """Read frames start, start + step, ... below stop -> uint8 t h w c.
 
     Args:
@@ -96,6 +99,7 @@ def read_video(path: str | os.PathLike, start: int = 0, stop: int | None = None,
         start: first frame.
         stop: end, exclusive; None reads to the last frame.
         step: distance of the frames read.
+        size: height and width that the frames will be scaled to: no more is given of each than the `centre` of it.
 
     Raises:
         ValueError: the file is missing, damaged or of no known kind, or has not that many frames.
@@ -107,14 +111,16 @@ def read_video(path: str | os.PathLike, start: int = 0, stop: int | None = None,
         raise ValueError(f"{path}: has {count} frames, got start={start} stop={stop} step={step}; "
                          f"ask for 0 <= start < stop <= {count} and step >= 1")
     wanted = range(start, stop, step)
-    if path.is_dir():
-        return _read_images([path / name for name in frame_files(path)[start:stop:step]])
     suffix = path.suffix.lower()
-    if suffix in IMAGES:
-        return _read_images([path])
-    if suffix in _ARRAYS:
-        return _checked_array(path, _array(path)[start:stop:step])
-    return read_container(path, wanted)
+    if not path.is_dir() and suffix in CONTAINERS:
+        return read_container(path, wanted, size)
+    if path.is_dir():
+        frames = _read_images([path / name for name in frame_files(path)[start:stop:step]])
+    elif suffix in IMAGES:
+        frames = _read_images([path])
+    else:
+        frames = _checked_array(path, _array(path)[start:stop:step])
+    return frames if size is None else np.ascontiguousarray(centre(frames, size))
 
 
 def frame_files(folder: str | os.PathLike) -> tuple[str, ...]:
@@ -177,29 +183,54 @@ def _read_image(path: Path) -> np.ndarray:  # h w 3
 
 @lru_cache(maxsize=1 << 16)
 def _array_length(path: Path, size: int, mtime: int) -> int:
-    return len(_array(path))
+    if path.suffix.lower() == ".npy" or not zipfile.is_zipfile(path):  # what is no npz after all is told by numpy
+        return len(_array(path))
+    with _opening(path), zipfile.ZipFile(path) as archive:
+        key = _npz_key(path, [name.removesuffix(".npy") for name in archive.namelist()])
+        with archive.open(f"{key}.npy") as file:
+            shape, _, dtype = npy_head(file)  # and of the pixels, which may be compressed, nothing
+    _check_array(path, shape, dtype)
+    return shape[0]
+
+
+def npy_head(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read an npy up to its numbers: the shape, whether it is stored by columns, and the type."""
+    version = np.lib.format.read_magic(file)
+    head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return head(file)
 
 
 def _array(path: Path) -> np.ndarray:
     """Open the array of an npy (memory-mapped: a slice reads only itself) or npz file."""
-    try:
+    with _opening(path):
         opened = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(opened, np.ndarray):
             array = opened
         else:
             with opened:
                 array = opened[_npz_key(path, opened.files)]
+    _check_array(path, array.shape, array.dtype)
+    return array
+
+
+@contextlib.contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Tell what numpy and zip find wrong as damage of the file."""
+    try:
+        yield
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: damaged or not an array ({error}); replace or remove it, "
                          f"or skip such files with data.on_error=skip") from None
-    if array.ndim != 4 or array.shape[-1] not in (1, 3, 4) or not len(array):
-        raise ValueError(f"{path}: an array of shape {array.shape}; wanted t h w c with 1, 3 or 4 channels last")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{path}: an array of {array.dtype}; wanted uint8 0..255, "
+
+
+def _check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if len(shape) != 4 or shape[-1] not in (1, 3, 4) or not shape[0]:
+        raise ValueError(f"{path}: an array of shape {shape}; wanted t h w c with 1, 3 or 4 channels last")
+    if not np.issubdtype(dtype, np.integer):
+        raise ValueError(f"{path}: an array of {dtype}; wanted uint8 0..255, "
                          f"so convert it first (its range cannot be guessed)")
-    return array
 
 
 def _npz_key(path: Path, keys: list[str]) -> str:

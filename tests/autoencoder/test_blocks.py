@@ -2,9 +2,11 @@
 
 import cmath
 import math
+from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoencoder import blocks
 from autoencoder.blocks import (
@@ -289,3 +291,27 @@ def test_training_takes_all_at_once_up_to_what_a_kernel_can(monkeypatch):
     monkeypatch.setattr(blocks, "CUDA_BATCH", 3)
     in_pieces(layer, x)
     assert layer.calls == [5, 3, 2]
+
+
+class Calls(TorchDispatchMode):
+    """Counts the calls of attention and of matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count["attention" if func in blocks.ATTENTIONS else func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_saving_computes_linear_layers_again_but_no_attention():
+    layer = SpaceTimeLayer(DIM, HEADS, HEAD, True).double()
+    tables = frame_rotary(GRID.t, HEAD), grid_rotary(GRID.h, GRID.w, HEAD)
+    found = {}
+    for saving in (False, True):
+        with Calls() as calls:
+            run(layer, random(1, GRID.t, GRID.h, GRID.w, DIM).requires_grad_(), *tables, saving=saving).sum().backward()
+        found[saving] = calls.count
+    assert found[True]["attention"] == found[False]["attention"] == 2
+    assert found[True]["gelu"] == 2 * found[False]["gelu"] == 2

@@ -130,5 +130,5 @@ def test_another_file_is_refused(weights):
 
 def test_other_networks_are_refused(tmp_path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "vgg.pth")
-    with pytest.raises(ValueError, match=r"no VGG16: features\.0\.weight"):
+    with pytest.raises(ValueError, match=r"no vgg backbone .*features\.0\.weight .*perceptual_weight=0"):
         load_lpips(tmp_path / "vgg.pth", verify=False)

@@ -17,6 +17,7 @@ from latent_diffusion.completion import Completion, Settings
 from latent_diffusion.plan import print_plan
 from latent_diffusion.sample_options import OPTIONS as LESSER
 from latent_diffusion.samplers import SAMPLERS
+from latent_diffusion.schedule import ScheduleConfig
 from latent_diffusion.task import TASKS
 from main import Parser, main
 from tests.tiny import ROOT
@@ -156,7 +157,7 @@ def test_sampling_defaults_are_told(tmp_path, capsys):
              "data.count=6", "--frames", 8, "--out", tmp_path)
     assert main(["--exp", "sample", *map(str, words)]) == 0
     record = json.loads((tmp_path / "sample.json").read_text())
-    told = {flag: documented(flag)[0] for flag in ("window", "stride", "steps", "batch_size", "samples_per_video")}
+    told = {flag: documented(flag)[0] for flag in ("window", "stride", "batch_size", "samples_per_video")}
     assert told == {flag: str(record[flag]) for flag in told}
     assert "of real ones, one window of each video" in HELP["num_videos"] and len(record["videos"]) == 6
 
@@ -190,6 +191,15 @@ def test_defaults_of_a_plan_are_told(capsys):
     window = int(re.search(r"plan: frames \(default (\d+)\)", HELP["window"])[1])
     assert "plan: frames (default half of --window)" in HELP["stride"]
     assert windows() == windows(window=window, stride=window // 2) != windows(window=window + 2, stride=window // 2)
+
+
+def test_the_default_sampler_and_its_steps_are_told():
+    own = Settings().suited(ScheduleConfig("cosine"))
+    assert [documented("sampler")[0].strip(",")] == [own.sampler["name"]] and documented("steps")[0] == own.steps
+    table, other = Settings().suited(ScheduleConfig("linear")), re.search(r"(\d+) of any other", HELP["steps"])[1]
+    assert f"or {table.sampler['name']} with --eta and for models whose schedule is a table" in HELP["sampler"]
+    assert {table.steps, *(Settings(sampler=name).suited(ScheduleConfig("cosine")).steps for name in SAMPLERS if name != "deis")
+            } == {other}
 
 
 def test_options_of_samplers_are_told():

@@ -7,6 +7,7 @@ import torch
 
 from autoencoder.model import build_autoencoder
 from latent_diffusion.example import ExampleMaker
+from latent_diffusion.masks import fdm_sets
 from tests.recipes import (
     FILES,
     RECIPES,
@@ -149,10 +150,10 @@ class OnlyShapes:
         return clip.new_zeros(len(clip), self.channels, self.shape.total)
 
 
-def trained_windows(name, mask=None, count=600):
+def trained_windows(name, count=600):
     """Of windows that training draws: for each the clips that are there, True where one is known as a whole."""
     cfg, condition = config(f"fdm/{name}_diffusion"), trained(f"fdm/{name}_diffusion")[1].condition
-    maker = ExampleMaker(OnlyShapes(condition), condition, mask or cfg.mask, cfg.train)
+    maker = ExampleMaker(OnlyShapes(condition), condition, cfg.mask, cfg.train)
     frames = torch.zeros(1, 1, 1, 1, 1, dtype=torch.uint8).expand(count, condition.stretch, 1, 1, 1)
     context = maker.make(frames, torch.arange(count), "train").context
     for whole, there, start in zip(context.whole, context.there, context.start):
@@ -175,15 +176,23 @@ def test_fdms_windows_hold_twenty_frames_of_the_whole_video(name):
 
 
 def test_the_shares_of_fdms_windows_are_those_that_are_told():
-    told = re.search(r"of 600 windows drawn for CARLA (\d+) % hold a whole known clip: (\d+) % before, (\d+) % after, (\d+) %",
-                     TEXT)
+    told = re.search(r"of 600 windows drawn for CARLA ([\d.]+) % hold a whole known clip, ([\d.]+) % before, ([\d.]+) % after, "
+                     r"([\d.]+) %", TEXT)
     windows = [sides(clips) for clips in trained_windows("carla", count=600)]
     found = [1 - windows.count("none") / len(windows), *(windows.count(s) / len(windows) for s in ("before", "after", "both"))]
-    assert [int(part) / 100 for part in told.groups()] == pytest.approx(found, abs=0.005)
+    assert [float(part) / 100 for part in told.groups()] == pytest.approx(found, abs=0.0006)
 
 
-def test_fdms_own_mask_gives_no_clip_as_a_whole():
-    assert not any(any(clips) for clips in trained_windows("carla", {"name": "fdm", "max_frames": 20}, count=200))
+@pytest.mark.parametrize("name", FDM)
+def test_fdms_windows_are_drawn_by_its_own_rule(name):
+    # The rule itself, on so many clips as a video has: how often nothing is given, and how many clips are made.
+    assert config(f"fdm/{name}_diffusion").mask == {"name": "fdm"}
+    windows, rng = list(trained_windows(name, count=400)), torch.Generator().manual_seed(0)
+    sets = [fdm_sets(LENGTHS[name] // 5, lambda: float(torch.rand((), generator=rng)), 4) for _ in range(2000)]
+    nothing = sum(not observed.any() for observed, _ in sets) / 2000
+    assert sum(not any(clips) for clips in windows) / 400 == pytest.approx(nothing, abs=0.08)  # 3.5 sigma of the two
+    made = sum(int(made.sum()) for _, made in sets) / 2000
+    assert sum(clips.count(False) for clips in windows) / 400 == pytest.approx(made, abs=0.25)
 
 
 @pytest.mark.parametrize("told", [t for t in of("sample") if "fdm" in t.args.model], ids=lambda told: told.args.out)

@@ -9,6 +9,8 @@ from town import drive, look, put_town
 
 from evals.carla_data import Places, coords_path, read_coords
 from tools.loading import loader
+from tools.pack import PackConfig, make_plan, write
+from tools.raw import open_raw
 from tools.sources import SOURCES
 
 
@@ -98,6 +100,28 @@ def test_coordinates_that_cannot_be_of_the_drive_are_told(tmp_path, coords, erro
         places(tmp_path)
 
 
+def prepared(folder, out):
+    raw, cfg = open_raw("CARLA", folder), PackConfig("CARLA", (16, 16), min_frames=1)
+    write(raw, make_plan(raw, cfg, 0), out, cfg, 0)
+    return out
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_prepared_set_has_the_same_places_for_the_same_frames(town, tmp_path, split):
+    supply, raw = places(prepared(town, tmp_path / "out"), split), places(town, split)
+    for (frames, coords), (truth, where) in ((supply.some(9), raw.some(9)),):
+        assert torch.equal(coords, where) and torch.equal(frames, truth) and len(coords) == 9
+    np.testing.assert_array_equal(frames.numpy(), look(coords.double().numpy()))
+
+
+def test_a_prepared_set_without_places_is_refused(tmp_path):
+    put_town(tmp_path / "raw", drives=3, length=7)
+    for number in range(3):
+        (tmp_path / f"raw/coords_{number}.npy").unlink()
+    with pytest.raises(ValueError, match=r"which video_0 of this set has not; give FDM's folder .* tools.prepare CARLA"):
+        places(prepared(tmp_path / "raw", tmp_path / "out"))
+
+
 def test_a_set_without_files_is_refused():
-    with pytest.raises(ValueError, match=r"which this set has not; give FDM's folder no-traffic"):
+    with pytest.raises(ValueError, match=r"of this set has not; give FDM's folder no-traffic"):
         Places(SOURCES.bind("SHAPES")(""), size=(16, 16), seed=0)

@@ -115,7 +115,7 @@ def test_nothing_is_drawn_or_downloaded(files, monkeypatch):
 @pytest.mark.parametrize("call, words", [
     (lambda files: LPIPS(net="squeeze", path=files / "alex.pth"), 'one of alex, vgg, got "squeeze"'),
     (lambda files: LPIPS(path=files / "vgg.pth"), "no alex backbone for lpips: it has no features.0.weight"),
-    (lambda files: LPIPS(path=files / "alex.pth").score(*torch.zeros(2, 1, 30, 40, 3, dtype=torch.uint8)),
+    (lambda files: LPIPS(path=files / "alex.pth").update(*torch.zeros(2, 1, 1, 30, 40, 3, dtype=torch.uint8)),
      "at least 31 pixels a side, got 40x30"),
 ])
 def test_errors_say_what_is_wrong(files, call, words):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from media import flat, put_samples, save
 
-from evals.run import evaluate, run, settle, write_report
+from evals.provenance import revision
+from evals.request import settle
+from evals.run import evaluate, run, write_report
 from tests.tiny import environment
 
 
@@ -76,6 +78,13 @@ def test_a_sample_folder_is_understood(sample_folder, real, fake):
     protocol = result["protocol"]
     assert (protocol["known_frames"], protocol["known"], protocol["frames_compared"]) == ("exclude", [0, 1], [2, 3])
     assert protocol["samples_per_video"] == 2 and protocol["sample"]["seed"] == 7
+
+
+def test_the_windows_beside_samples_and_the_revision_of_the_program_are_told(sample_folder):
+    windows = {"dataset_hash": "abc", "windows": [{"video": "v", "start": 3}]}
+    (sample_folder / "windows.json").write_text(json.dumps(windows))
+    protocol = evaluate(sample_folder, sample_folder, metrics=["psnr"])["protocol"]
+    assert protocol["windows"] == windows and protocol["versions"]["revision"] == revision()
 
 
 def test_known_frames_are_left_out_unless_told_otherwise(sample_folder):
@@ -254,14 +263,18 @@ def test_options_of_metrics_that_are_not_asked_for_are_refused(truth, options, w
         evaluate(truth, truth, metrics="psnr", **options)
 
 
+ALL_KINDS = "psnr,ssim,fvd,inception_score,diversity"
 WORKER = """
 import json, sys
+import evals.fvd, evals.inception_score
 from evals.run import evaluate
+from tests.evals.conftest import MeanNet
 from tools import dist
 dist.start()
+evals.fvd.load_i3d = evals.inception_score.load_c3d = lambda path=None: MeanNet()
 for fake in sys.argv[2:4]:
     try:
-        result = evaluate(sys.argv[1], fake, metrics="psnr,ssim", batch_size=2)
+        result = evaluate(sys.argv[1], fake, metrics=sys.argv[4], batch_size=3)
     except ValueError as error:
         result = {"metrics": str(error)}
     if dist.is_main():
@@ -270,20 +283,22 @@ dist.stop()
 """
 
 
-def test_two_processes_give_the_digits_of_one_and_its_errors(tmp_path):
+def test_two_processes_give_the_digits_of_one_and_its_errors(tmp_path, small_nets):
     rng = np.random.default_rng(0)
     for i in range(5):
-        for side in ("real", "fake", "bad"):
-            save(tmp_path / side / f"v{i}.npy", rng.integers(0, 256, (3, 16, 16, 3), np.uint8))
-    save(tmp_path / "bad" / "v3.npy", flat(0, t=2, h=16, w=16))  # of the second process
+        for side, names in (("real", [""]), ("fake", ["_00", "_01"]), ("bad", ["_00", "_01"])):
+            for name in names:  # the two samples of some videos fall to two processes
+                save(tmp_path / side / f"v{i}{name}.npy", rng.integers(0, 256, (3, 16, 16, 3), np.uint8))
+    save(tmp_path / "bad" / "v3_00.npy", flat(0, t=2, h=16, w=16))  # of the second process
     (tmp_path / "worker.py").write_text(WORKER)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "worker.py")]
-    done = subprocess.run([*launch, *(str(tmp_path / side) for side in ("real", "fake", "bad"))], env=environment(),
+    done = subprocess.run([*launch, *(str(tmp_path / side) for side in ("real", "fake", "bad")), ALL_KINDS], env=environment(),
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     good, bad = map(json.loads, done.stdout.splitlines())
-    alone = evaluate(tmp_path / "real", tmp_path / "fake", metrics="psnr,ssim", batch_size=2)["metrics"]
-    assert good == json.loads(json.dumps(alone)) and "v3.npy has 2 frames" in bad
+    alone = evaluate(tmp_path / "real", tmp_path / "fake", metrics=ALL_KINDS, batch_size=3)["metrics"]
+    assert good == json.loads(json.dumps(alone)) and "v3_00.npy has 2 frames" in bad
+    assert alone["fvd"]["n"] == 10 and alone["fvd"]["mean"] > 0 and alone["diversity"]["samples_per_video"] == 2
 
 
 # errors and output
@@ -333,6 +348,11 @@ def test_the_command_writes_json_and_shows_progress_on_stderr(truth, tmp_path, c
 def test_what_a_metric_warns_of_is_told(truth, tmp_path, capsys, small_nets):
     result = evaluate(truth, made(tmp_path, lambda name: shifted(flat(int(name)))), metrics=["fvd"])
     assert result["metrics"]["fvd"]["n"] == 3 and "warning: fvd: 3 true and 3 made videos" in capsys.readouterr().err
+
+
+def test_a_video_that_is_looked_at_for_pairs_and_for_sets_is_no_copy(truth, tmp_path, small_nets):
+    result = evaluate(truth, made(tmp_path, lambda name: shifted(flat(int(name)))), metrics=["psnr", "fvd"])
+    assert not any("copies" in words for words in result["warnings"])
 
 
 def test_the_command_needs_both_sides(truth):

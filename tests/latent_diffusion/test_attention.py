@@ -24,7 +24,7 @@ def by_hand(attention, tokens):
 def test_the_branch_is_the_attention_written_out():
     torch.manual_seed(0)
     attention, tokens = PackedAttention(16, CFG).double(), torch.randn(2, 9, 16, dtype=torch.float64)
-    torch.testing.assert_close(attention.branch(tokens), by_hand(attention, tokens))
+    torch.testing.assert_close(attention.branch(tokens)[0], by_hand(attention, tokens))
 
 
 def test_planes_attend_alone_or_packed():
@@ -42,14 +42,14 @@ def test_planes_attend_alone_or_packed():
 def test_qk_norm_ignores_the_size_of_queries_and_keys():
     attention = PackedAttention(16, UNetConfig(width=16, heads=4, qk_norm=True, zero_out=False)).double()
     tokens = torch.randn(2, 9, 16, dtype=torch.float64)
-    before = attention.branch(tokens)
+    before = attention.branch(tokens)[0]
     with torch.no_grad():
         for p in (attention.qkv.weight, attention.qkv.bias):
             p.view(4, 3, 4, -1)[:, :2] *= 1000  # head, then q k v, then features
-    torch.testing.assert_close(attention.branch(tokens), before, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(attention.branch(tokens)[0], before, rtol=1e-3, atol=1e-4)
 
 
 def test_packed_attention_does_not_see_the_order():
     attention = PackedAttention(16, UNetConfig(width=16, heads=4, zero_out=False)).double()
     tokens, order = torch.randn(2, 9, 16, dtype=torch.float64), torch.randperm(9)
-    torch.testing.assert_close(attention.branch(tokens[:, order]), attention.branch(tokens)[:, order])
+    torch.testing.assert_close(attention.branch(tokens[:, order])[0], attention.branch(tokens)[0][:, order])

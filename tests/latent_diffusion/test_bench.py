@@ -5,9 +5,12 @@ import json
 import pytest
 from fakes import diffusion_config, first_config
 
+from autoencoder.config import FirstStageConfig
+from configs.schema import FOLDER, load_config
 from latent_diffusion import bench
 from latent_diffusion.bench import chosen, table
 from latent_diffusion.bench_parts import PARTS, Settings
+from latent_diffusion.config import DiffusionStageConfig
 from main import main
 from tests.sampling import refused
 from tools.memory import peak_bytes
@@ -56,6 +59,32 @@ def test_the_last_line_is_the_json_that_is_written(tmp_path, monkeypatch, capsys
     assert lines[1].split() == ["unet", "2.000", "3.0", "0.50", "10"]
 
 
+POINT = {"sampler": "deis", "spacing": "logit", "evaluations": 20, "steps": 20, "median": 0.25, "rms": 0.5, "energy": 0.0}
+FOUND = {"mixture": {"reference": {"steps": 9, "error": 0.0}, "best": POINT, "ratio": 2.0,
+                     "baseline": {**POINT, "sampler": "ddim", "spacing": "uniform", "evaluations": 200, "median": 0.5},
+                     "rows": [{**POINT, "sampler": "ddim", "spacing": "uniform", "evaluations": 200, "median": 0.5}, POINT]}}
+
+
+def test_samplers_are_a_table_and_curves_beside_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "alone", lambda name, settings: FOUND)
+    assert main(["--exp", "bench", "--only", "samplers", "--out", str(tmp_path / "speed.json")]) == 0
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "speed.json").read_text())["results"]["samplers"] == FOUND
+    assert "best of 20 evaluations: deis, logit, 0.2500; ddim at 200: 0.5000 (2.00 times)" in capsys.readouterr().out
+
+
+def test_no_curves_are_drawn_where_there_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "alone", lambda name, settings: FOUND)
+    monkeypatch.chdir(tmp_path)
+    bench.bench(SETTINGS, only="samplers")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_no_part_reads_is_refused(capsys):
+    assert "--model is read by the part samplers alone, got --only unet" in refused(
+        capsys, "bench", "--only", "unet", "--model", "run")
+
+
 def test_the_table_names_other_numbers_by_their_path():
     assert table({"data": {"kinds": {"mp4": {"ratio": 2.0}}}}) == "data.kinds.mp4.ratio = 2"
 
@@ -67,6 +96,22 @@ def test_keys_go_to_the_stage_that_has_them(monkeypatch):
     (settings,) = seen
     assert settings.first.model.depth == 3 and settings.second.unet.width == 64
     assert settings.first.model.resolution == 64
+
+
+@pytest.mark.parametrize("words, long", [
+    ([], ("tiny", 64)), (["unet.width=32"], ("tiny", 64)),
+    (["--pretrain_config", "configs/autoencoder/small.yaml", "--diffusion_config", "configs/latent-diffusion/small.yaml"],
+     ("small", 64))])
+def test_long_videos_are_of_the_yamls_said_or_of_tiny_ones(monkeypatch, words, long):
+    seen = []
+    monkeypatch.setattr(bench, "bench", lambda settings, **options: seen.append(settings))
+    monkeypatch.chdir(FOLDER.parent)
+    assert main(["--exp", "bench", *words]) == 0
+    (first, second), (name, size) = seen[0].long, long
+    assert first.model.channels == load_config(FirstStageConfig, FOLDER / "autoencoder" / f"{name}.yaml", {}).model.channels
+    assert first.model.resolution == size
+    assert second.unet.width == (32 if words == ["unet.width=32"] else load_config(
+        DiffusionStageConfig, FOLDER / "latent-diffusion" / f"{name}.yaml", {}).unet.width)
 
 
 def test_a_key_of_neither_stage_is_refused(capsys):

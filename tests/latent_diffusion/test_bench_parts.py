@@ -84,5 +84,21 @@ def test_the_network_fits_the_latents_of_the_autoencoder(settings):
     assert (net.shape, net.channels, net.frames) == (codec.shape, codec.channels, codec.frames)
 
 
+def test_samplers_are_compared_on_the_model_and_the_data_that_are_given(settings, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(bench_parts.bench_samplers, "measure", lambda **options: asked.update(options) or {})
+    bench_parts.samplers(settings._replace(model="run", data_path="videos"))
+    assert asked == {"model": "run", "data": "SHAPES", "data_path": "videos"}
+
+
+def test_long_videos_are_made_by_their_own_networks(settings, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(bench_parts.bench_long, "measure", lambda model: sizes.append(model.model.net.unet.cfg.width))
+    wide = diffusion_config("unet.mult=[1]", "unet.attention=[1]", "unet.width=32")
+    for long in (None, (settings.first, wide)):
+        bench_parts.long_video(settings._replace(long=long))
+    assert sizes == [settings.second.unet.width, 32]
+
+
 def test_videos_are_made_where_none_are_given(settings):
     assert bench_parts.data(settings)["kinds"]["mp4"]["files"] == 2

@@ -8,7 +8,9 @@ from fakes import diffusion_config, diffusion_stage, micro, video
 
 from autoencoder.planes import PlaneShape, pack, unpack
 from latent_diffusion.condition import CONDITIONS, OFFSETS, Context, mask_planes
+from latent_diffusion.denoiser import LatentDenoiser
 from latent_diffusion.modelfile import load_net
+from latent_diffusion.unet import UNetConfig
 
 SHAPE, CHANNELS, FRAMES = PlaneShape(2, 3, 4), 5, 4  # a time row stands for two frames
 PLACES = ("past", "self", "future")
@@ -22,13 +24,21 @@ def context(k, batch=2):
     return Context(torch.randn(batch, k, CHANNELS, SHAPE.total), torch.rand(batch, k, FRAMES) < 0.5)
 
 
+def shown(z, given, **options):
+    """What the network is shown of a noisy latent and a context: the input of its U-Net."""
+    unet = UNetConfig(width=8, mult=(1,), res_blocks=1, attention=(), heads=2)
+    net, inputs = LatentDenoiser(unet, {"name": "concat", **options}, SHAPE, CHANNELS, FRAMES), []
+    net.unet.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    net(z, torch.full((len(z),), 0.5), given)
+    assert inputs[0].shape == (len(z), net.condition.in_channels, SHAPE.total)
+    return inputs[0]
+
+
 def test_pvdms_form_is_the_latent_beside_the_past():
     z, past = torch.randn(2, 2, CHANNELS, SHAPE.total)
-    form = condition()
-    assert form.in_channels == 2 * CHANNELS
     given = Context(past[:, None], torch.ones(2, 1, FRAMES, dtype=torch.bool))
-    assert torch.equal(form(z, given), torch.cat([z, past], 1))
-    assert torch.equal(form(z, None), torch.cat([z, torch.zeros_like(z)], 1))
+    assert torch.equal(shown(z, given), torch.cat([z, past], 1))
+    assert torch.equal(shown(z, None), torch.cat([z, torch.zeros_like(z)], 1))
 
 
 def test_no_condition_is_the_latent_alone():
@@ -36,7 +46,7 @@ def test_no_condition_is_the_latent_alone():
     for mask in (False, True):
         form = condition(sees=[], mask=mask)
         assert form.in_channels == CHANNELS and form.span == 1 and form.target == 0
-        assert torch.equal(form(z, None), z)
+        assert torch.equal(shown(z, None, sees=[], mask=mask), z)
 
 
 def test_mask_planes_tell_the_share_of_known_frames():
@@ -59,10 +69,9 @@ def test_where_a_row_is_a_frame_masks_are_0_and_1():
 
 
 def test_all_places_stand_in_the_order_of_time_with_their_masks():
-    form, z, given = condition(sees=["future", "past", "self"], mask=True), torch.randn(2, CHANNELS, SHAPE.total), context(3)
-    assert form.sees == ("past", "self", "future")
-    out = form(z, given)
-    assert out.shape == (2, form.in_channels, SHAPE.total)
+    places, z, given = ["future", "past", "self"], torch.randn(2, CHANNELS, SHAPE.total), context(3)
+    assert condition(sees=places, mask=True).sees == ("past", "self", "future")
+    out = shown(z, given, sees=places, mask=True)
     assert torch.equal(out[:, :CHANNELS], z)
     places = out[:, CHANNELS:].unflatten(1, (3, CHANNELS + 1))
     assert torch.equal(places[:, :, :CHANNELS], given.latents)
@@ -72,8 +81,8 @@ def test_all_places_stand_in_the_order_of_time_with_their_masks():
 def test_nothing_known_is_told_from_a_zero_latent_by_the_mask_alone():
     z = torch.randn(2, CHANNELS, SHAPE.total)
     zero = Context(torch.zeros(2, 1, CHANNELS, SHAPE.total), torch.ones(2, 1, FRAMES, dtype=torch.bool))
-    assert torch.equal(condition()(z, zero), condition()(z, None))
-    assert not torch.equal(condition(mask=True)(z, zero), condition(mask=True)(z, None))
+    assert torch.equal(shown(z, zero), shown(z, None))
+    assert not torch.equal(shown(z, zero, mask=True), shown(z, None, mask=True))
 
 
 @pytest.mark.parametrize("sees, span, target", [((), 1, 0), (("past",), 2, 1), (("future",), 2, 0), (("self",), 1, 0),
@@ -241,11 +250,9 @@ def test_every_condition_makes_videos_and_comes_back_from_its_file(name, tmp_pat
 @pytest.mark.parametrize("options", [{}, {"null_token": True}, {"residual": True}])
 def test_every_condition_of_one_clip_declares_its_window_and_its_input(name, options):
     form = condition(name=name, sees=["anchor", *PLACES], mask=True, **options)
-    given, z = context(4), torch.randn(2, CHANNELS, SHAPE.total)
+    given, beside = context(4), form.beside(context(4))
     assert (form.span, form.target, form.bits) == (4, 2, 4 * FRAMES)
-    assert form(z, given).shape == (2, form.in_channels, SHAPE.total)
-    assert torch.equal(form(z, given)[:, :CHANNELS], z)
-    assert torch.equal(form(z, None), form(z, form.nothing(2, z.device)))
+    assert form.in_channels == CHANNELS + (0 if beside is None else beside.shape[1])
     hint = form.hint(given)
     assert (hint is None) == (form.hint_spec is None)
     assert hint is None or hint.shape == (2, form.hint_spec.channels, SHAPE.total)

@@ -54,6 +54,28 @@ def test_history_noise_needs_a_network_that_is_told_and_the_other_way_round():
     assert DiffusionStageConfig(train=noisy, condition=told).train.history_noise == HistoryNoiseConfig(0.3, 0.5)
 
 
+@pytest.mark.parametrize("setting, message", [
+    ({"mask": {"name": "fmd"}}, r'unknown mask sampler "fmd" \(did you mean "fdm"\?\)'),
+    ({"mask": {"name": "fdm", "max_frame": 3}}, 'no option "max_frame"'),
+    ({"mask": {"name": "mixture", "parts": [{"name": "prefix"}, {"name": "fmd"}]}}, 'unknown mask sampler "fmd"'),
+    ({"mask": {"name": "mixture", "parts": "fdm"}}, "a list of samplers"),
+    ({"condition": {"name": "windows"}}, 'unknown condition "windows"'),
+    ({"condition": {"name": "window", "slot": 3}}, 'no option "slot"'),
+])
+def test_masks_and_conditions_are_refused_before_any_model_is_read(setting, message):
+    with pytest.raises(ValueError, match=message):
+        DiffusionStageConfig(**setting)
+
+
+def test_fdm_counts_frames_only_where_it_observes_frames():
+    gaps, frames = {"name": "window", "spacing": "gaps"}, {"name": "fdm", "max_frames": 8}
+    for mask in (frames, {"name": "mixture", "parts": [{"name": "mixture", "parts": [frames]}, {"name": "run"}]}):
+        with pytest.raises(ValueError, match=r"mask\.max_frames=8 is not read; leave it out, condition\.slots"):
+            DiffusionStageConfig(condition=gaps, mask=mask)
+        assert DiffusionStageConfig(condition={"name": "window"}, mask=mask).mask == mask
+    assert DiffusionStageConfig(condition=gaps, mask={"name": "fdm"}).mask == {"name": "fdm"}
+
+
 def test_the_ends_of_a_range_belong_to_it():
     ends = {"flip": 1, "autocast": "bf16", "validation_clips": 1, "sample_steps": 1, "shift": 0}
     assert vars(DiffusionTrainConfig(**ends)).items() >= ends.items()

@@ -3,10 +3,13 @@ import json
 import pytest
 import torch
 
+from autoencoder.model import build_autoencoder
 from latent_diffusion import costs
 from latent_diffusion.costs import CostConfig, Machine, configure, plan, run_once
-from latent_diffusion.footprint import FLOAT, Footprint, memory
-from tests.tiny import alike
+from latent_diffusion.denoiser import LatentDenoiser
+from latent_diffusion.footprint import FLOAT, Footprint, memory, size_of
+from tests.tiny import ROOT, alike
+from tools import fsdp
 
 TINY = ["model.channels=32", "model.heads=2", "model.head_dim=16", "model.depth=1", "model.resolution=16", "model.frames=4",
         "unet.width=16", "unet.mult=[1, 2]", "unet.res_blocks=1", "unet.attention=[2, 1]", "unet.heads=2"]
@@ -45,8 +48,6 @@ def test_more_clips_an_update_leave_more_for_computing():
 
 
 def test_the_larger_networks_are_ten_times_the_published_ones():
-    from autoencoder.model import build_autoencoder
-    from latent_diffusion.denoiser import LatentDenoiser
     sizes = []
     for words in ([], costs._words(costs.LARGER)):
         cfg = configure(words)
@@ -79,3 +80,65 @@ def test_the_grid_changes_one_key_at_a_time():
         assert len(cases) == 1 + len(changes) and all(
             sum(case[key] != base[key] for key in base) == (i > 0) for i, case in enumerate(cases))
     assert isinstance(configure([]), CostConfig)
+
+
+# --- the page ------------------------------------------------------------------------------------------------
+
+def tables():
+    """The tables of docs/scaling.md by their heads, each a list of rows by column."""
+    found = []
+    for block in (ROOT / "docs" / "scaling.md").read_text().split("\n\n"):
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
+        if lines:
+            found.append([dict(zip(lines[0], line, strict=True)) for line in lines[2:]])
+    return found
+
+
+def number(text):
+    return float(text.replace(",", "").rstrip("%"))
+
+
+def sizes(words):
+    """Exact sizes of both networks, and of their blocks; what is run is taken from the page."""
+    cfg = configure(words)
+    with torch.device("meta"):
+        nets = {"autoencoder": build_autoencoder(cfg.model),
+                "U-Net": LatentDenoiser(cfg.unet, cfg.condition, cfg.model.grid, cfg.model.latent_channels, cfg.model.frames)}
+    return {name: (size_of(net), [size_of(block) for block in fsdp.blocks(net)]) for name, net in nets.items()}
+
+
+@pytest.mark.parametrize("larger", [False, True])
+def test_the_page_of_the_plan_is_what_the_command_prints(larger):
+    counted, published, ten_times, *_ = tables()
+    counts, found = {}, sizes(costs._words(costs.LARGER) if larger else [])
+    for name, (parameters, blocks) in found.items():
+        row = next(row for row in counted if row["network"] == name + (", larger" if larger else ""))
+        assert number(row["parameters"]) == parameters
+        for column, bytes_each in (("weights", 4), ("gradients", 4), ("AdamW", 8), ("averages", 4)):
+            assert number(row[column]) == pytest.approx(bytes_each * parameters / 1e9, rel=5e-3)
+        frozen = found["autoencoder"][0] if name == "U-Net" else 0
+        assert number(row["frozen"]) == pytest.approx(4 * frozen / 1e9, rel=5e-3)
+        counts[name] = Footprint(parameters, max(blocks), parameters - sum(blocks), frozen, 1,
+                                 0, int(number(row["GFLOP an update of a clip"]) * 1e9),
+                                 int(number(row["activations a clip"]) * 1e9), 0)
+    rows = plan(counts, Machine(), [1, 8, 64, 512])
+    shown = ten_times if larger else published
+    assert len(rows) == len(shown)
+    for row, line in zip(rows, shown, strict=True):
+        assert (row.network, str(row.gpus), row.strategy) == (line["network"], line["GPUs"], line["strategy"])
+        for column, value in (("GB a GPU without clips", row.state), ("GB sent an update", row.traffic),
+                              ("ms to send", 1000 * row.exchange), ("ms to compute a clip", 1000 * row.seconds)):
+            assert number(line[column]) == pytest.approx(value, rel=5e-3), (column, line)
+        fit = 0 if line["clips a GPU that fit"] == "none" else number(line["clips a GPU that fit"])
+        assert fit == pytest.approx(row.clips, rel=0.01)  # the page's activations are rounded
+        for clips in costs.SHOWN_CLIPS:
+            assert number(line[f"computing share, {clips} a GPU"]) == pytest.approx(100 * row.computing(clips), abs=0.6)
+
+
+def test_the_page_of_measurements_counts_as_the_code_does():
+    measured = tables()[3]
+    for (network, keys), line in zip(costs.grid(), measured, strict=True):
+        cfg = configure(costs._words(keys))
+        assert number(line["counted MB"]) == pytest.approx(costs.predicted(network, cfg) / 1e6, rel=6e-3), line
+        assert number(line["measured / counted"]) == pytest.approx(
+            number(line["measured MB"]) / number(line["counted MB"]), rel=0.01)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autoencoder.planes import PlaneShape, unpack
-from latent_diffusion.cross_slot import CrossSlotAttention, SlotView, distance_features
+from latent_diffusion.cross_slot import CrossSlotAttention, Memory, SlotView, distance_features
 from latent_diffusion.sheets import equal_planes, to_sheets
 from latent_diffusion.unet import UNetConfig
 
@@ -83,3 +83,27 @@ def test_rows_of_a_halved_grid_stand_for_the_frames_that_they_cover():
 def test_the_bias_knows_distance_and_direction():
     far = distance_features(torch.tensor([0.0, 3.0, -3.0]))
     assert torch.equal(far, torch.tensor([[0, 0, 1], [math.log(4), 0, 0], [0, math.log(4), 0]]))
+
+
+def remembered(layer):
+    memory = Memory(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool))
+    memory.kept[layer] = [tuple(torch.randn(1, 3, 2, 4, 5) for _ in range(2)) for _ in range(2)]
+    return memory, [tuple(x.clone() for x in pair) for pair in memory.kept[layer]]
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_is_remembered_stands_before_what_is_new(grad):
+    memory, known = remembered(layer := torch.nn.Identity())
+    with torch.set_grad_enabled(grad):
+        for count in (2, 2, 3):  # three evaluations, the last of more slots
+            for plane, pair in enumerate(known):
+                new = [torch.randn(1, 3, 2, count, 5) for _ in range(2)]
+                for made, held, own in zip(memory.joined(layer, plane, *new), pair, new):
+                    assert torch.equal(made, torch.cat([held, own], dim=3))
+
+
+@torch.no_grad()
+def test_known_keys_are_copied_once():
+    memory, _ = remembered(layer := torch.nn.Identity())
+    places = [memory.joined(layer, 0, *torch.randn(2, 1, 3, 2, 1, 5))[0].data_ptr() for _ in range(3)]
+    assert len(set(places)) == 1 and memory.kept[layer][0][0].data_ptr() == places[0]  # and held once

@@ -6,6 +6,7 @@ import torch
 from autoencoder.planes import PlaneShape
 from latent_diffusion.condition import CONDITIONS, Context
 from latent_diffusion.denoiser import LatentDenoiser, PastForm, make_denoise
+from latent_diffusion.guidance import Views, steered
 from latent_diffusion.process import ProcessConfig, add_noise, target
 from latent_diffusion.samplers import heun
 from latent_diffusion.schedule import ScheduleConfig, level_at, sampling_levels
@@ -35,6 +36,9 @@ class Oracle(torch.nn.Module):
         super().__init__()
         self.x0, self.schedule, self.parametrisation = x0, schedule, parametrisation
 
+    def prepare(self, context, like, keep=False):
+        return context
+
     def forward(self, z, t, context=None):
         level = level_at(self.schedule, t)
         noise = (z - level.alpha[:, None, None] * self.x0) / level.sigma[:, None, None]
@@ -50,17 +54,6 @@ def test_whatever_is_predicted_denoise_gives_data_and_noise(parametrisation, sch
     made = denoise(add_noise(x0, noise, level), level)
     torch.testing.assert_close(made.x0, x0, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(made.eps, noise, atol=1e-4, rtol=1e-4)
-
-
-def test_guidance_moves_away_from_knowing_nothing():
-    net, x, level, context = make_net(mask=True), torch.randn(2, 3, SHAPE.total), LEVEL, past()
-    cond, uncond = make_denoise(net, "v", context)(x, level), make_denoise(net, "v", None)(x, level)
-    guided = make_denoise(net, "v", context, guidance=1.5)(x, level)
-    torch.testing.assert_close(guided.x0, 2.5 * cond.x0 - 1.5 * uncond.x0)
-    torch.testing.assert_close(guided.eps, 2.5 * cond.eps - 1.5 * uncond.eps)
-    assert not torch.allclose(cond.x0, uncond.x0)
-    alone = make_denoise(net, "v", None, guidance=1.5)(x, level)  # nothing to guide by
-    assert torch.equal(alone.x0, uncond.x0)
 
 
 def test_samples_of_a_batch_do_not_meet():
@@ -108,7 +101,7 @@ def test_which_frames_are_known_reaches_the_network_by_its_embedding():
     z, t = torch.randn(1, 3, SHAPE.total), torch.tensor([0.5])
     given = Context(torch.zeros(1, 2, 3, SHAPE.total), torch.tensor([[[False] * 4, [True, False, False, True]]]))
     other = given._replace(known=torch.tensor([[[False] * 4, [False, True, True, False]]]))  # the same share of every row
-    assert torch.equal(net.condition(z, given), net.condition(z, other))
+    assert torch.equal(net.condition.beside(given), net.condition.beside(other))
     assert torch.equal(net(z, t, given), net(z, t, other))  # silent at first
     torch.nn.init.normal_(net.mask_embed[-1].weight)
     assert not torch.allclose(net(z, t, given), net(z, t, other))
@@ -148,6 +141,12 @@ def every_context(net, batch=2):
     return net.condition.noised(context, level, torch.randn(context.latents.shape, generator=rng))
 
 
+def guided(net, context, weight):
+    """Away from what the network says where nothing is known, as a completion has it."""
+    full, nothing = (make_denoise(net, "x0", seen) for seen in (context, net.condition.unseen(context)))
+    return steered(Views(full, nothing, full, nothing), weight, 0.0)
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_a_context_read_once_says_the_same_as_one_read_each_time(name, autocast):
@@ -170,7 +169,7 @@ def test_what_depends_on_the_context_alone_is_made_once_a_clip(name):
     for module in once:
         module.register_forward_hook(lambda module, *_: calls.append(module))
     uses = {id(m): 3 if m in list(net.condition.children()) else len(net.unet.groups) if m not in once[:2] else 1 for m in once}
-    heun(make_denoise(net, "x0", every_context(net), guidance=1.5), x, sampling_levels(COSINE, 4), torch.randn_like)
+    heun(guided(net, every_context(net), 1.5), x, sampling_levels(COSINE, 4), torch.randn_like)
     for module in once:  # on every plane or sheet, with the context and without one
         assert calls.count(module) == 2 * uses[id(module)]
 
@@ -179,10 +178,13 @@ def test_what_depends_on_the_context_alone_is_made_once_a_clip(name):
 def test_guidance_knows_two_contexts(name):
     net = every_net(name)
     x, context = noisy(net), every_context(net)
-    cond, uncond = (make_denoise(net, "x0", seen)(x, LEVEL) for seen in (context, net.condition.unseen(context)))
-    guided = make_denoise(net, "x0", context, guidance=1.5)(x, LEVEL)
-    torch.testing.assert_close(guided.x0, 2.5 * cond.x0 - 1.5 * uncond.x0)
-    assert not torch.allclose(cond.x0, uncond.x0)
+    t, blank = torch.full((2,), 0.5), net.condition.nothing(2, x.device)
+    if net.condition.observes:
+        blank = blank._replace(start=context.start[:, 2:])  # of the clips that are made, where they are
+    with torch.no_grad():
+        cond, uncond = (net(x, t, seen) for seen in (context, blank))
+    torch.testing.assert_close(guided(net, context, 1.5)(x, LEVEL).x0, 2.5 * cond - 1.5 * uncond)
+    assert not torch.allclose(cond, uncond)
 
 
 @pytest.mark.parametrize("name", CONDITIONS)

@@ -165,9 +165,9 @@ def first(tmp_path_factory):
     return folder / "first.pth"
 
 
-def train(first, results, *words):
+def train(first, results, *words, known=KNOWN):
     """A short run of ddpm, and its log."""
-    run(*DDPM, "--first_model", first, *DATA, *KNOWN, "train.validation_clips=2", "loop.log_every=1", "loop.save_every=2",
+    run(*DDPM, "--first_model", first, *DATA, *known, "train.validation_clips=2", "loop.log_every=1", "loop.save_every=2",
         "loop.validate_every=4", "loop.batch_size=4", "--results", results, *words)
     (folder,) = (path for path in results.iterdir() if path.name.startswith("ddpm"))
     return folder, (folder / "log.txt").read_text()
@@ -183,6 +183,21 @@ def test_ddpm_trains_from_what_encode_left_as_it_trains_without(first, tmp_path)
               for folder in (live, cached)]
     assert len(losses[0]) == 4
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_fdms_task_is_encoded_and_trained_from(first, tmp_path):
+    gaps = ("condition={name: window, slots: 3, spacing: gaps, reach: 5, overlap: 0}", "mask={name: fdm}",
+            "data.options.length=22")
+    run("--exp", "encode", "--first_model", first, *DDPM[2:], *DATA, *gaps, "--draws", "8", "--out", tmp_path / "lat")
+    cache = LatentCache(tmp_path / "lat")
+    assert cache.frames == 20 and cache.manifest["windows"] == 9
+    batch = cache.read([Draw(entry, draw) for entry in range(9) for draw in range(8)])
+    whole, there = batch["known"].all(-1), batch["there"]
+    assert whole.any() and torch.equal(whole, batch["known"].any(-1)) and (there & ~whole).any(1).all()
+    folder, log = train(first, tmp_path / "run", "--steps", "2", "--latents", tmp_path / "lat", known=gaps)
+    assert cache.describe() in log
+    losses = [line["value"] for line in read_metrics(folder / "metrics.jsonl") if line["name"] == "train/loss"]
+    assert len(losses) == 2 and np.isfinite(losses).all()
 
 
 def test_a_cached_run_that_is_interrupted_ends_in_the_same_bits(first, tmp_path):

@@ -72,7 +72,7 @@ def looked_up(shard, name):
     return rows[shard[name].long()]
 
 
-@pytest.mark.parametrize("mask", ["both", "none", "ramvid"])
+@pytest.mark.parametrize("mask", ["both", "none", "ramvid", "fdm"])
 @pytest.mark.parametrize("name", CONDITIONED)
 def test_out_of_it_come_the_examples_that_the_codec_makes(tmp_path, name, mask):
     cfg, codec, condition = setting(CONDITIONED[name], {"name": mask})
@@ -99,6 +99,14 @@ def test_known_as_a_whole_a_clip_needs_no_other_latent(tmp_path, name, mask, cou
     cfg, codec, condition = setting(CONDITIONED[name] | ({"fewer": 0.0} if name == "window" else {}), mask)
     shard = encoded(cfg, codec, condition, video(1, condition.stretch, codec.size, 1), tmp_path / "s")
     assert len(shard["latents"]) == count
+
+
+def test_a_cache_gives_the_clips_that_fdm_observes_as_a_whole(tmp_path):
+    cfg, codec, condition = setting(CONDITIONED["gaps"] | {"overlap": 0}, {"name": "fdm"})
+    shard = encoded(cfg, codec, condition, video(40, condition.stretch, codec.size, 1), tmp_path / "s")
+    known, there = shard["known"].flatten(0, 1), shard["there"].flatten(0, 1)
+    assert torch.equal(known.all(-1), known.any(-1)) and not (known.all(-1) | ~there).all(1).any()
+    assert 0.1 < known.flatten(1).any(1).float().mean() < 0.4  # 0.25 of the masks of these windows
 
 
 def test_neighbouring_windows_share_their_clips(tmp_path):

@@ -9,6 +9,8 @@ from fakes import autoencoder, autoencoder_payload, diffusion_config, diffusion_
 
 from autoencoder.model import AutoencoderConfig, build_autoencoder
 from autoencoder.pvdm import position_tables, released_key
+from evals.carla_map import TOWN01
+from evals.carla_model import KIND, CarlaNet
 from latent_diffusion.info import info
 from tests.golden.fill import GOLDEN, golden_state
 from tools import checkpoint
@@ -112,6 +114,35 @@ def test_a_released_autoencoder(tmp_path, capsys):
     assert "PVDM autoencoder" in facts["kind"] and facts["parameters"] == learnable(net)
     assert facts["latent"] == {"channels": 4, "t": 4, "h": 4, "w": 4, "positions": 48}
     assert facts["latent_mean"] is None and "step" not in facts
+
+
+@pytest.fixture
+def carla(tmp_path):
+    """A run of --exp carla: the last weights and the best ones, and a step checkpoint."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = CarlaNet("small")
+    common = {"kind": KIND, "config": {"arch": "small", "size": [16, 16], "map": {}}, "step": 3, "extra": {}}
+    for name, which in (("model_last.pth", "raw"), ("model_best.pth", "best")):
+        checkpoint.save(tmp_path / name, common | {"state": net.state_dict(), "weights": which})
+    checkpoint.save(checkpoint.step_path(tmp_path, 3), {"step": 3, "stage": common | {"net": net.state_dict()}})
+    return tmp_path, net
+
+
+def test_a_run_of_carla_stands_for_its_best_weights_as_it_keeps_no_averages(carla, capsys):
+    folder, net = carla
+    facts = told(capsys, folder)
+    assert "CARLA" in facts["kind"] and facts["file"] == str(folder / "model_best.pth") and facts["weights"] == "best"
+    assert facts["parameters"] == learnable(net) and facts["weights_hash"] == checkpoint.state_hash(net.state_dict())
+    assert facts["config"]["arch"] == "small" and facts["cells"] == TOWN01.count
+    (folder / "model_best.pth").unlink()
+    assert told(capsys, folder)["weights"] == told(capsys, checkpoint.step_path(folder, 3))["weights"] == "raw"
+
+
+def test_averages_that_are_missing_are_still_missed_elsewhere(first, tmp_path):
+    checkpoint.save(tmp_path / "model_last.pth", autoencoder_payload(first[1]))
+    with pytest.raises(ValueError, match="use --weights raw"):
+        info(model=str(tmp_path), weights="ema")
 
 
 def test_another_file_is_refused_with_what_it_holds(tmp_path):

@@ -55,6 +55,12 @@ def test_the_record_says_how(model, videos, tmp_path):
     assert (tmp_path / "videos" / "00000_00.mp4").is_file()
 
 
+@pytest.mark.parametrize("words, wanted", [([], {"name": "deis"}), (["--eta", "0.5"], {"name": "ddim", "eta": 0.5})])
+def test_sample_json_tells_the_sampler_that_nobody_named(model, videos, tmp_path, words, wanted):
+    record, _ = sample(tmp_path, "--model", model, "--input", videos[0] / "v0.npy", "--frames", 8, *words)
+    assert (record["sampler"], record["steps"]) == (wanted, "2")
+
+
 def test_generation_needs_no_data(model, tmp_path):
     record, made = sample(tmp_path, "--model", model, "--num_videos", 3, "--frames", 6, "--npz", "--seed", 1)
     assert record["task"] == "generate" and record["known_frames"] == [] and not list((tmp_path / "real").glob("*"))

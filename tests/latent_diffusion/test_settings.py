@@ -3,6 +3,7 @@
 import pytest
 from fakes import NextNet, fake_model
 
+from latent_diffusion.modelfile import PVDM_SCHEDULE
 from latent_diffusion.pipeline import VideoDiffusion
 from latent_diffusion.schedule import Level, ScheduleConfig, sampling_levels
 from latent_diffusion.settings import Settings, check_options
@@ -10,6 +11,8 @@ from latent_diffusion.settings import Settings, check_options
 
 @pytest.mark.parametrize("settings, message", [
     ({"interval": (0.0, 1.0)}, "no effect without guidance"),
+    ({"guidance": float("nan")}, r"guidance \(--guidance\) is a weight, got nan"),
+    ({"history_guidance": float("inf")}, r"guidance\.history\) is a weight, got inf"),
     ({"guidance": 1.0, "interval": (2.0, 1.0)}, "low < high .* 2.0 and 1.0"),
     ({"guidance": 1.0, "interval": (-1.0, 1.0)}, "0 <= low"), ({"guidance": 1.0, "interval": (float("nan"), 1.0)}, "low"),
     ({"history_guidance": 1.0, "history_fraction": 0.0}, "above 0 and up to 1, got 0.0"),
@@ -50,8 +53,8 @@ def test_a_share_of_the_steps_is_left_at_the_clean_end(steps, share, left):
 
 
 @pytest.mark.parametrize("sampler, spacing, wanted", [
-    ("ddim", None, "uniform"), ("deis", None, "logit"), ({"name": "deis", "order": 2}, None, "logit"),
-    ("deis", "uniform", "uniform"), ("ddim", "karras", "karras")])
+    ("ddim", None, "uniform"), ("deis", None, "logit"), ("dpmpp_2m", None, "logit"),
+    ({"name": "deis", "order": 2}, None, "logit"), ("deis", "uniform", "uniform"), ("ddim", "karras", "karras")])
 def test_levels_lie_as_suits_the_sampler_unless_said(sampler, spacing, wanted):
     cfg = ScheduleConfig(name="cosine")
     assert Settings(sampler=sampler, spacing=spacing).levels(cfg, "9") == sampling_levels(cfg, 9, wanted)
@@ -60,6 +63,23 @@ def test_levels_lie_as_suits_the_sampler_unless_said(sampler, spacing, wanted):
 def test_steps_that_name_their_levels_are_taken_at_their_word():
     cfg = ScheduleConfig(name="linear")
     assert Settings(sampler="deis").levels(cfg, "ddim50") == sampling_levels(cfg, "ddim50")
+
+
+@pytest.mark.parametrize("schedule, said, wanted", [
+    (ScheduleConfig("cosine"), {}, ("deis", "20")), (ScheduleConfig("flow"), {}, ("deis", "20")),
+    (ScheduleConfig("linear"), {}, ("ddim", "50")), (PVDM_SCHEDULE, {}, ("ddim", "50")),
+    (ScheduleConfig("cosine"), {"steps": "400/20"}, ("deis", "400/20")), (PVDM_SCHEDULE, {"steps": "7"}, ("ddim", "7"))])
+def test_what_is_not_said_suits_the_schedule(schedule, said, wanted):
+    suited = Settings(**said).suited(schedule)
+    assert (suited.sampler, suited.steps) == ({"name": wanted[0]}, wanted[1])
+
+
+@pytest.mark.parametrize("sampler, steps", [("dpmpp_2m", "50"), ({"name": "ddim", "eta": 1.0}, "50"),
+                                            ({"name": "deis", "order": 2}, "20")])
+def test_a_sampler_that_is_said_stays_whatever_the_schedule(sampler, steps):
+    for schedule in ("cosine", "linear"):
+        suited = Settings(sampler=sampler).suited(ScheduleConfig(schedule))
+        assert (suited.sampler, suited.steps) == (sampler, steps)
 
 
 def test_sizes_that_are_not_given_are_those_of_a_clip_after_another():

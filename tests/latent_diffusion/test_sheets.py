@@ -16,16 +16,19 @@ from latent_diffusion.sheets import (
     convolve,
     coordinates,
     equal_planes,
+    few_rows,
     from_sheets,
     halved,
     per_plane,
     position_features,
+    project,
     pyramid,
     time_features,
     to_sheets,
     wide,
     zeroed,
 )
+from tools import dry_run
 
 SHAPES = [PlaneShape(*size) for size in ((2, 4, 4), (3, 4, 5), (4, 4, 4), (1, 1, 1), (3, 3, 5))]
 CPU = torch.device("cpu")
@@ -193,4 +196,39 @@ def test_few_positions_read_the_weights_once(monkeypatch):
     convolve(conv, [torch.randn(1, 20, 3, 3), torch.randn(2, 20, 1, 3)])  # 15 positions
     assert not calls
     convolve(conv, [torch.randn(1, 20, 3, 3), torch.randn(4, 20, 1, 3)])  # 21
+    assert len(calls) == 2
+
+
+def test_a_count_without_numbers_leaves_nothing_behind():
+    sheets = [(1, 20, 2, 2), (2, 20, 1, 2)]
+    with dry_run.hollow(lambda: torch.nn.Conv2d(20, 4, 3, padding=1)) as conv:
+        convolve(conv, [torch.empty(size) for size in sheets])
+    conv = torch.nn.Conv2d(20, 4, 3, padding=1)
+    real = [torch.randn(size) for size in sheets]
+    torch.testing.assert_close(convolve(conv, real), [conv(x) for x in real])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 48, 49])
+def test_few_rows_go_through_the_same_layer(rows):
+    layer, x = torch.nn.Linear(7, 5).double(), torch.randn(rows, 7, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(rows, 5, dtype=torch.float64)
+    made, wanted = few_rows(x, layer.weight, layer.bias), layer(x)
+    torch.testing.assert_close(made, wanted)
+    inputs = [x, *layer.parameters()]
+    for ours, theirs in zip(torch.autograd.grad(made, inputs, weights), torch.autograd.grad(wanted, inputs, weights)):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("shapes", [[(2, 3, 20)], [(1, 4, 20), (2, 2, 3, 20)], [(2, 8, 20), (1, 9, 20)]])
+def test_a_linear_layer_of_many_tensors_is_that_of_each(shapes):
+    layer, parts = torch.nn.Linear(20, 6).double(), [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    torch.testing.assert_close(project(layer, parts), [layer(part) for part in parts])
+
+
+def test_few_tokens_read_the_weights_of_a_linear_layer_once(monkeypatch):
+    calls, layer = [], torch.nn.Linear(20, 6)
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: calls.append(x.shape) or x)
+    project(layer, [torch.randn(1, 10, 20), torch.randn(2, 4, 20)])  # 18 tokens
+    assert not calls
+    project(layer, [torch.randn(1, 10, 20), torch.randn(2, 5, 20)])
     assert len(calls) == 2

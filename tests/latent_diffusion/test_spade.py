@@ -34,10 +34,10 @@ T = torch.tensor([3.0, 977.0])
 
 
 def test_it_says_in_the_norms_what_concat_says_on_the_channels():
-    form, given, z = make_net().condition, context(), latent()
+    form, given = make_net().condition, context()
     concat = CONDITIONS.bind({"name": "concat", "sees": PLACES, "mask": True})(SHAPE, 3, FRAMES)
-    assert torch.equal(torch.cat([z, form.hint(given)], 1), concat(z, given))
-    assert torch.equal(form(z, given), z) and form.in_channels == 3
+    assert torch.equal(form.hint(given), concat.beside(given))
+    assert form.beside(given) is None and form.in_channels == 3
     assert form.hint_spec == HintSpec("spade", concat.in_channels - 3, 8)
 
 

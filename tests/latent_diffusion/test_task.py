@@ -50,6 +50,9 @@ def test_something_is_left_to_make(task, frames):
     ("generate", 0, None, "--frames 0"),
     ("predict", -4, None, "--frames -4"),
     ("predict", 8, "0-7", "nothing to make"),
+    ("predict", 8, "", 'needs given frames, got --known ""'),
+    ("interpolate", None, " ", "--task generate"),
+    ("infill", 8, "", "which is none"),
 ])
 def test_contradictions_are_refused(task, frames, known, message):
     with pytest.raises(ValueError, match=message):

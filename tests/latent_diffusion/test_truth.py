@@ -177,6 +177,27 @@ def test_frames_of_a_window_are_those_of_the_video_a_few_at_a_time(monkeypatch, 
     assert max(source.sizes) <= chunk
 
 
+@pytest.mark.parametrize("room, kept", [(2 * 12 * 3, 2), (2 * 12 * 3 - 1, 1), (12 * 3 - 1, 0)])
+def test_what_the_first_look_read_is_not_read_again_while_there_is_room(monkeypatch, room, kept):
+    monkeypatch.setattr(truth, "CHUNK", 5)
+    monkeypatch.setattr(truth, "KEEP", room)
+    source = Numbered()
+    real = Truth(12, 1, source, lambda name, frames: frames, tuple(Window("a", 0, start) for start in (0, 7)))
+    assert [real.look(window) for window in real.windows] == [(1, 1)] * 2 and sum(source.sizes) == 24
+    for index, start in enumerate((0, 7)):
+        assert real.read(index)[:, 0, 0, 0].tolist() == list(range(start, start + 12))
+    assert sum(source.sizes) == 24 + 12 * (2 - kept) and len(real.kept) == kept
+
+
+def test_each_frame_of_the_real_videos_is_read_once(monkeypatch, seeing_model, long_videos, tmp_path):
+    seen, fitted = [], truth.Fitted.__call__
+    monkeypatch.setattr(truth.Fitted, "__call__", lambda *args: seen.append(len(args[-1])) or fitted(*args))
+    words = data(long_videos, "--frames", 10, "--known", "0-3", "--samples_per_video", 3, "--batch_size", 2)
+    sample(tmp_path, *raw(seeing_model), *words)
+    assert sum(seen) == 2 * 10
+    assert np.array_equal(np.load(tmp_path / "real" / "00001.npy"), np.load(long_videos / "v1.npy")[:10])
+
+
 def test_given_frames_are_taken_alone():
     real = Truth(6, 1, Numbered(), lambda name, frames: frames, tuple(Window("a", 0, start) for start in (0, 10, 20)))
     mask = torch.tensor([True, False, False, True, False, False])

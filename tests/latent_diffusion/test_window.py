@@ -6,6 +6,7 @@ import torch
 from autoencoder.planes import PlaneShape
 from latent_diffusion.cross_slot import CrossSlotAttention
 from latent_diffusion.denoiser import LatentDenoiser, make_denoise
+from latent_diffusion.guidance import Views, steered
 from latent_diffusion.schedule import ScheduleConfig, level_at
 from latent_diffusion.unet import PackedAttention, PlanesUNet, UNetConfig
 from latent_diffusion.window import WindowContext
@@ -80,7 +81,8 @@ def test_sampling_sends_known_slots_through_the_network_once(monkeypatch):
     conv_in, outs = net.unet.conv_in.forward, []
     monkeypatch.setattr(net.unet.conv_in, "forward", lambda x: (sizes.append(len(x)), conv_in(x))[1])
     net.unet.conv_out.register_forward_hook(lambda module, args, out: outs.append(len(args[0])))
-    denoise = make_denoise(net, "x0", context, guidance=1.0)
+    full, nothing = (make_denoise(net, "x0", seen) for seen in (context, net.condition.unseen(context)))
+    denoise = steered(Views(full, nothing, full, nothing), 1.0, 0.0)
     for _ in range(3):
         denoise(noisy(2).float(), LEVEL)
     planes = len(net.unet.groups)
@@ -101,12 +103,11 @@ def test_places_are_compared_once_a_window():
         assert calls.count(layer.place) == (2 if layer is net.unet.up[-1].cross else 4)
 
 
-def test_guidance_leads_away_from_a_window_of_which_nothing_is_known():
+def test_unseen_is_a_window_of_the_same_targets_of_which_nothing_is_known():
     net, context, x = make_net(), window(("all", "part", "nothing"), start=[30, 0, 11]), noisy(2)
-    blank = window(("nothing", "nothing"), start=[0, 11])
-    cond, uncond = make_denoise(net, "x0", context)(x, LEVEL).x0, make_denoise(net, "x0", blank)(x, LEVEL).x0
-    torch.testing.assert_close(make_denoise(net, "x0", context, guidance=1.5)(x, LEVEL).x0, 2.5 * cond - 1.5 * uncond)
-    assert not torch.allclose(cond, uncond)
+    blank = net(x, T, window(("nothing", "nothing"), start=[0, 11]))
+    torch.testing.assert_close(net(x, T, net.condition.unseen(context)), blank)
+    assert not torch.allclose(net(x, T, context), blank)
 
 
 def test_slots_in_another_order_make_the_same():

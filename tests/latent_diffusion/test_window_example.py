@@ -1,6 +1,7 @@
 """Training windows: which clips, what of them is known, and what bears loss."""
 
 import json
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,8 @@ from fakes import diffusion_config, diffusion_stage, micro, video
 from autoencoder.fill import fill_missing
 from autoencoder.planes import PlaneShape
 from latent_diffusion.condition import CONDITIONS
-from latent_diffusion.masks import MASKS
+from latent_diffusion.masks import MASKS, fdm_sets
+from latent_diffusion.window_example import place_draws
 from tools.rng import rand
 from tools.video import to_clip
 
@@ -36,7 +38,7 @@ def condition(**options):
 def layouts(form, count=200, frames=None):
     for i in range(count):
         draws = iter(rand((4 * form.stretch + 64,), 0, i).tolist())
-        yield form.lay(frames or form.stretch, lambda draws=draws: next(draws))
+        yield form.lay(frames or form.stretch, draws.__next__).starts
 
 
 @pytest.mark.parametrize("overlap", [0, 1])
@@ -132,6 +134,82 @@ def test_gaps_train_from_far_clips():
         first = int(starts[b, s])
         assert torch.equal(example.latent[b, s], stage.codec.encode(clip[b:b + 1, :, first:first + T])[0])
     assert not example.latent[~there].any() and not example.context.latents[~there].any()
+
+
+# --- mask fdm: what is observed was drawn with the clips -------------------------------------------------------
+
+def fdm_windows(count, stream="train", mask="{name: fdm}", **options):
+    """First frames of the clips that training windows give, and of those that they make, by the stage and its frames."""
+    stage = make_stage(spacing="gaps", mask=mask, **options)
+    frames = video(1, stage.net.condition.stretch, (2, 2), 1).expand(count, -1, -1, -1, -1)
+    context = stage.prepare(frames, torch.arange(count), stream).context
+    for start, whole, made in zip(context.start, context.whole, context.targets):
+        yield tuple(start[whole].int().tolist()), tuple(start[made].int().tolist())
+
+
+@pytest.mark.parametrize("stream", ["train", "validate"])
+def test_two_clips_are_a_task_as_often_as_in_fdm(stream):
+    # The first group, one of them or both, is made. If it is one, the other is given or made too, alike: by hand.
+    found = Counter(fdm_windows(1600, stream, slots=2, reach=2))
+    expected = {((), (0, T)): 0.75, ((0,), (T,)): 0.125, ((T,), (0,)): 0.125}
+    assert set(found) == set(expected)
+    for task, p in expected.items():
+        assert found[task] / 1600 == pytest.approx(p, abs=5 * (p * (1 - p) / 1600) ** 0.5)
+
+
+def test_what_fdm_observes_of_the_video_is_given_and_what_it_makes_is_made():
+    given = 0
+    for i, (known, made) in enumerate(fdm_windows(300, slots=4, reach=16)):
+        draws = place_draws(42, "train", i, 16 * T)
+        sets = fdm_sets(16, draws.__next__, 4)
+        observed, latent = (tuple(T * n for n in clips.nonzero().flatten().tolist()) for clips in sets)
+        assert (known, made) == (observed, latent) and not set(known) & set(made) and made
+        assert all(0 <= start <= 15 * T for start in known + made)
+        given += bool(known)
+    assert 30 < given < 100  # 0.21 of 300: FDM's own share for four frames of a long video
+
+
+def test_a_given_clip_is_shown_whole_and_of_its_neighbour_what_they_share():
+    stage = make_stage(spacing="gaps", slots=4, reach=8, overlap=1, mask="{name: fdm}")
+    context = stage.prepare(stretches(stage, 200), torch.arange(200)).context
+    partly = 0
+    for start, known, there in zip(context.start.int(), context.known, context.there):
+        whole = known.all(-1) & there
+        frames = {frame for first in start[whole].tolist() for frame in range(first, first + T)}
+        for first, row in zip(start[there & ~whole].tolist(), known[there & ~whole]):
+            assert row.tolist() == [frame in frames for frame in range(first, first + T)]
+            partly += bool(row.any())
+    assert partly
+
+
+def test_clips_that_cover_all_that_is_made_are_not_observed():
+    # Clips of 4 that share 3 frames: the ones beside a clip make up all of it.
+    stage = make_stage(spacing="gaps", slots=3, reach=3, overlap=3, mask="{name: fdm}")
+    context = stage.prepare(stretches(stage, 600), torch.arange(600)).context
+    assert context.targets.any(1).all() and context.whole.any(1).any()
+    form, clips = condition(spacing="gaps", slots=3, reach=3, overlap=3), torch.arange(3)
+    assert form._groups(6, clips != 1, clips == 1).observed.any().item() is False
+    assert form._groups(6, clips == 0, clips == 1).observed.tolist() == [True] * 4 + [False] * 2
+
+
+def test_a_short_video_holds_fdms_clips_too():
+    form = condition(spacing="gaps", slots=3, reach=10, overlap=0)
+    for i in range(100):
+        starts, observed = form.lay(3 * T + 2, place_draws(0, "train", i, 3 * T + 2).__next__)
+        assert observed.shape == (3 * T + 2,) and set(starts) <= {0, T, 2 * T}
+        assert not observed[3 * T:].any() and not all(observed[s:s + T].all() for s in starts)
+
+
+def test_in_a_mixture_fdm_is_one_task_of_several():
+    found = list(fdm_windows(1600, mask="{name: mixture, parts: [{name: fdm, weight: 1}, {name: none, weight: 3}]}", slots=2,
+                             reach=2))
+    assert sum(bool(known) for known, _ in found) / 1600 == pytest.approx(0.25 / 4, abs=5 * (0.0625 * 0.9375 / 1600) ** 0.5)
+
+
+def test_side_by_side_fdm_observes_frames():
+    stage = make_stage(slots=3, mask="{name: fdm, max_frames: 12}")
+    known = stage.prepare(stretches(stage, 64), torch.arange(64)).context.known
+    assert (known.any(-1) & ~known.all(-1)).any()
 
 
 def test_a_window_is_prepared_alike_in_any_batch_and_any_cut_makes_the_same_update():

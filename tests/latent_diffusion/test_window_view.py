@@ -28,6 +28,9 @@ class NearestNet(torch.nn.Module):
         super().__init__()
         self.start, self.calls, self.inputs, self.sees = start, [], [], ("past",)
 
+    def prepare(self, context, like, keep=False):
+        return context
+
     def forward(self, x, t, context):
         self.calls.append((float(t[0]), context))
         self.inputs.append(x.clone())

@@ -39,9 +39,11 @@ def test_each_kind_of_video_file_is_measured(videos, monkeypatch):
 
 
 def test_what_is_compared_is_the_same_clip(videos):
-    window = resize_crop(read_video(videos / "b.avi", 90, 94), (24, 24))
-    for way in bench_data._ways(4, 24).values():
-        assert np.array_equal(way(videos / "b.avi", 90), window)
+    window, ways = resize_crop(read_video(videos / "b.avi", 90, 94), (192, 192)), bench_data._ways(4, 192)
+    for name in ("window", "same"):
+        assert np.array_equal(ways[name](videos / "b.avi", 90), window)
+    floats = ways["whole"](videos / "b.avi", 90)  # enlarged: there is nothing to alias
+    assert floats.dtype == np.float32 and np.abs(floats.transpose(0, 2, 3, 1) - window).max() <= 2  # rounded twice
 
 
 def test_a_long_file_goes_on_without_a_jump(videos, tmp_path):

@@ -101,6 +101,12 @@ def test_pictures_are_turned_as_the_file_asks(tmp_path, turn):
     assert np.array_equal(got, np.stack([wanted(image) for image in stored[1::2]])) and got.flags.c_contiguous
 
 
+def test_the_centre_is_that_of_the_upright_picture(tmp_path):
+    path = turned(encode(tmp_path / "video.mp4", moving(3), "libx264"), TURNS["clockwise"][0])
+    upright = read_container(path, range(3))  # 64 x 48
+    assert np.array_equal(read_container(path, range(3), (10, 40)), upright[:, 26:38])
+
+
 def test_slanting_pictures_are_refused(tmp_path):
     path = turned(encode(tmp_path / "video.mp4", moving(3), "libx264"), (0.8, 0.6, -0.6, 0.8))
     assert file_index(path).count == 3

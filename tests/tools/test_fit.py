@@ -2,8 +2,14 @@
 
 import numpy as np
 import pytest
+from media import moving, put_frames
+from numbered import Counted
+from shards import put_shard
 
-from tools.fit import fit, turn_hue
+from tools.fit import RESIZES, fit, read_fit, turn_hue
+from tools.joined import open_files
+from tools.mixture import Mixture
+from tools.tree import HDF5, find_videos
 
 
 def test_grey_and_resizing():
@@ -13,6 +19,22 @@ def test_grey_and_resizing():
     grey = fit(frames, (12, 16), channels=1)
     assert grey.shape == (2, 12, 16, 1) and (grey == 59).all()  # 0.587 * 100
     assert np.array_equal(fit(grey, (12, 16), channels=3), np.repeat(grey, 3, -1))
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("size, channels", [((16, 16), 3), ((20, 9), 1), ((48, 64), 3)])
+def test_reading_and_fitting_at_once_is_reading_and_fitting(tmp_path, resize, size, channels):
+    # files, files beside HDF5, a mixture of these and of what can only read whole frames
+    put_frames(tmp_path / "a", moving(7))
+    put_shard(tmp_path / "b.h5", [moving(7)])
+    files = open_files(find_videos(tmp_path, also=HDF5), tmp_path)
+    mixed = Mixture([("files", files), ("numbers", Counted([9]))], [1, 1], [(), ()])
+    for i in range(3):
+        wanted = fit(mixed.read(i, 1, 6, 2), size, channels, resize)
+        for _ in range(2):  # and again from memory
+            got = read_fit(mixed, i, 1, 6, 2, size, channels, resize)
+            assert np.array_equal(got, wanted) and got.flags.c_contiguous
+            assert np.array_equal(fit(mixed.read(i, 1, 6, 2), size, channels, resize), wanted)
 
 
 def ramp(height, width):

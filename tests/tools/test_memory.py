@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests.tiny import environment
-from tools.memory import keep_freed_memory
+from tools import memory
+from tools.memory import free_bytes, keep_freed_memory
 
 PEAK = """
 import numpy as np
@@ -54,3 +56,28 @@ def test_what_is_freed_is_used_again_without_new_pages():
 def test_another_system_is_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """Write what Linux would tell."""
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+
+    def write(**files):
+        for name, text in files.items():
+            (tmp_path / name.replace("_", ".")).write_text(text)
+    return write
+
+
+def test_free_memory_is_what_the_machine_and_the_container_leave(told):
+    cpu = torch.device("cpu")
+    assert free_bytes(cpu) is None
+    told(meminfo="MemTotal: 24000 kB\nMemFree: 100 kB\nMemAvailable: 9000 kB\n")
+    assert free_bytes(cpu) == 9000 * 1024
+    told(memory_max="max\n", memory_current="5000\n", memory_stat="anon 3000\ninactive_file 700\n")
+    assert free_bytes(cpu) == 9000 * 1024
+    told(memory_max="8000\n")
+    assert free_bytes(cpu) == 8000 - 5000 + 700
+    told(memory_max=f"{1 << 40}\n")
+    assert free_bytes(cpu) == 9000 * 1024

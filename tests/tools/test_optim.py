@@ -138,6 +138,6 @@ def test_moments_of_another_memory_layout_continue_the_same_training(saved):
         moments.update({name: v.clone(memory_format=saved) for name, v in moments.items() if v.ndim == 4})
     other = make_optimizer(nets[1], cfg)
     load_optimizer(other, state)
-    for net, optimizer in zip(nets, (optimizer, other)):
-        update(net, optimizer, 2)
+    for each, continued in zip(nets, (optimizer, other)):
+        update(each, continued, 2)
     torch.testing.assert_close(nets[1].weight, nets[0].weight, rtol=0, atol=0)

@@ -194,7 +194,7 @@ def test_each_video_has_an_equal_share_of_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(tree, "_MEMORY", 2 * still(length=5).nbytes)
     for i in range(2):
         source.read(i, 0, 1)
-    assert list(source._kept) == [1]
+    assert list(source._kept) == [(1, None)]
 
 
 def test_what_is_mapped_already_is_not_kept(tmp_path):
@@ -261,3 +261,9 @@ def test_labels_are_numbers_of_the_classes(tmp_path):
     assert source.classes == ("run2", "run10") and [source.label(i) for i in range(3)] == [0, 1, 0]
     source = FileSource(paths, tmp_path, labels=["run", "walk", "fly"], classes=["walk", "run"])
     assert [source.label(i) for i in range(3)] == [1, 0, None]
+
+
+def test_naming_video_files_does_not_ask_the_disk(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{folder}/{name}" for folder in "xy" for name in ("a.mp4", "b.AVI", "c.npz")]
+    monkeypatch.setattr(type(tmp_path), "is_dir", lambda self: pytest.fail("the disk was asked"))
+    assert tree.video_names(paths, tmp_path) == ["x_a", "x_b", "x_c", "y_a", "y_b", "y_c"]

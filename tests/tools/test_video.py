@@ -6,7 +6,7 @@ import torch
 from media import encode, flat, moving, put_frames, save
 from PIL import Image
 
-from tools.video import frame_files, num_frames, read_video, resize_crop, to_clip, to_frames
+from tools.video import centre, frame_files, num_frames, read_video, resize_crop, to_clip, to_frames
 from tools.writers import write_gif, write_mp4, write_png
 
 # --- conversion and size -------------------------------------------------------------------------------------
@@ -62,6 +62,16 @@ def test_the_aspect_and_the_centre_are_kept():
         ends = resize_crop(frames, size).astype(float)[0, [0, -1]][:, [0, -1], :2]  # corners
         spread = (ends[1, 1] - ends[0, 0]) / (np.array(size[::-1]) - 1)  # source pixels for one of the result
         assert abs(spread[0] - spread[1]) < 0.1 and np.abs(ends.mean((0, 1)) - (45, 30)).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(30, 30), (31, 8), (7, 40), (5, 64), (48, 64), (1, 1)])
+@pytest.mark.parametrize("name", ["video.mp4", "video.npy", "frames"])
+def test_what_a_crop_shows_can_be_read_alone(tmp_path, name, size):
+    {"video.mp4": write_mp4, "video.npy": save, "frames": put_frames}[name](tmp_path / name, moving(6))
+    full, part = read_video(tmp_path / name, 1, 6, 2), read_video(tmp_path / name, 1, 6, 2, size=size)
+    assert np.array_equal(resize_crop(part, size, "stretch"), resize_crop(full, size))
+    assert np.array_equal(part, centre(full, size)) and part.flags.c_contiguous and part.flags.writeable
+    assert (part.size < full.size) == (size != (48, 64))
 
 
 def test_shrinking_is_antialiased():
@@ -143,10 +153,27 @@ def test_a_damaged_npz_is_one_line(tmp_path, compressed):
     ones = data[:300] + b"\xff" * 40 + data[340:]
     for content in (b"", data[:200], data[:-30], ones, b"frames"):
         path.write_bytes(content)
-        for read in (num_frames, read_video):
+        for read in (read_video,) if content is ones else (num_frames, read_video):
             with pytest.raises(ValueError, match=r"video.npz: damaged or not an array.*data.on_error=skip") as error:
                 read(path)
             assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["frames", "arr_0"])
+def test_the_length_of_an_npz_is_read_without_its_pixels(tmp_path, name):
+    path = tmp_path / "video.npz"
+    np.savez(path, **{name: np.full((5, 64, 64, 3), 77, np.uint8), "action": np.zeros(9)})
+    path.write_bytes(path.read_bytes().replace(b"M" * 900, bytes(900)))  # 77 is M: most of the pixels are lost
+    assert num_frames(path) == 5
+    with pytest.raises(ValueError, match="damaged or not an array"):
+        read_video(path)
+
+
+@pytest.mark.parametrize("array, wrong", [(np.zeros((0, 8, 8, 3), np.uint8), "shape"), (np.zeros((4, 8, 8, 3)), "float64")])
+def test_the_length_of_other_npz_is_refused(tmp_path, array, wrong):
+    np.savez(tmp_path / "wrong.npz", array)
+    with pytest.raises(ValueError, match=rf"wrong.npz: an array of .*{wrong}"):
+        num_frames(tmp_path / "wrong.npz")
 
 
 def test_arrays_never_run_code(tmp_path):
