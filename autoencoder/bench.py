@@ -39,7 +39,7 @@ from tools.speed import count_flops
 
 FRAMES, SIDE = 8, 64
 REFERENCE = "pvdm 128"  # the published architecture, scaled down; the others are held against its operations
-RATES = (1e-3, 2e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 BATCH = 4
 PARTS = 4               # of a run, after each of which it is measured
 
@@ -174,6 +174,9 @@ def plot(rows: Sequence[Mapping[str, Any]], out: str | Path) -> None:
             if own:
                 axis.plot([row["gflop"] for row in own], [row["psnr"] for row in own], marker="o",
                           color=f"C{archs.index(arch)}", label="published architecture (pvdm)" if arch == "pvdm" else arch)
+            for row in own:
+                axis.annotate(f"rate {row['rate']:g}", (row["gflop"], row["psnr"]), fontsize=6, xytext=(3, -8),
+                              textcoords="offset points")
         if quarter:
             axis.axvline(quarter, color="black", linewidth=0.6, linestyle=":")
             axis.annotate("a quarter", (quarter, axis.get_ylim()[0]), fontsize=7, rotation=90, ha="right", va="bottom")
@@ -195,7 +198,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS), metavar="NAME,NAME",
                         help=f"default: {','.join(MODELS)}")
     parser.add_argument("--rates", type=_list(float), default=RATES, metavar="R,R",
-                        help="peak learning rates (default 1e-3,2e-3)")
+                        help="peak learning rates (default 1e-3,2e-3,4e-3)")
     parser.add_argument("--updates", type=int, default=240, help=f"of {BATCH} clips (default 240)")
     parser.add_argument("--seeds", type=_list(int), default=(42,), metavar="N,N", help="default 42")
     parser.add_argument("--out", type=Path, metavar="JSON", help="where the numbers go; rows that it holds are kept")

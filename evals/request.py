@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evals.protocol import METRICS
@@ -42,6 +43,12 @@ def check(metrics: Sequence[str] | str | None, rules: Rules, options: Mapping[st
           i3d: str | os.PathLike | None) -> None:
     """Refuse at once what a comparison would refuse after videos were made for it: names, options, absent weights."""
     make_metrics(names_of(metrics, rules), rules, options, i3d)
+
+
+def check_out(out: str | os.PathLike | None) -> None:
+    """Refuse at once a place where no report can be written."""
+    if out and Path(out).is_dir():
+        raise ValueError(f"--out {out} is a folder, and --exp evaluate writes a file; use --out {Path(out) / 'metrics.json'}")
 
 
 def is_of_sets(metric: Any) -> bool:

@@ -21,7 +21,7 @@ from evals.passes import Side, Work, compare_pairs, compare_sets, plan_sets
 from evals.protocol import FrameMetric
 from evals.protocols import PAIRS, SETS, Rules, load_rules
 from evals.provenance import describe, otherwise_sampled
-from evals.request import is_of_sets, make_metrics, names_of, settle
+from evals.request import check_out, is_of_sets, make_metrics, names_of, settle
 from evals.seeds import combine
 from tools import dist
 from tools.files import write_text
@@ -80,6 +80,7 @@ def run(*, real: str | None, fake: str | None, metrics: str | None = None, out: 
     for flag, value in (("real", real), ("fake", fake)):
         if not value:
             raise ValueError(f"--exp evaluate needs --{flag}: a folder of videos (or what --exp sample wrote)")
+    check_out(out)
     batch_size = 8 if batch_size is None else batch_size
     result = evaluate(real, fake, metrics=metrics, known_frames=known_frames, batch_size=batch_size, resolution=resolution,
                       protocol=protocol, device=dist.device(), i3d=i3d, options=options)
@@ -95,13 +96,18 @@ def tell(result: dict, out: str | os.PathLike | None) -> None:
     write_report(out, result)
     width = max(12, *map(len, result["metrics"]))
     for name, value in result["metrics"].items():
-        spread = "" if value["ci95"] is None else f" +- {value['ci95']:.4f}"
+        spread = "" if value["ci95"] is None else f" +- {_digits(value['ci95'])}"
         best = value.get("best_of_k")
-        more = f", best of {best['k']}: {best['mean']:.4f}" if best and result["protocol"]["samples"] == "mean" else ""
+        more = f", best of {best['k']}: {_digits(best['mean'])}" if best and result["protocol"]["samples"] == "mean" else ""
         if paths := value.get("trajectories"):
-            more += f", of one sample each: {paths['mean']:.4f} over {paths['k']}"
-        print(f"{name:{width}} {value['mean']:.4f}{spread}  (n = {value['n']}{more})")
+            more += f", of one sample each: {_digits(paths['mean'])} over {paths['k']}"
+        print(f"{name:{width}} {_digits(value['mean'])}{spread}  (n = {value['n']}{more})")
     print(f"wrote {out}")
+
+
+def _digits(value: float) -> str:
+    """Four places, and of small numbers, as errors are, four digits."""
+    return f"{value:.4f}" if value == 0 or abs(value) >= 0.1 else f"{value:.4g}"
 
 
 def write_report(path: str | os.PathLike, result: dict) -> None:

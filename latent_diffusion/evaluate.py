@@ -8,7 +8,7 @@ from typing import Any
 
 import evals.run
 from evals.protocols import Rules, load_rules, split_changes
-from evals.request import check, settle
+from evals.request import check, check_out, settle
 from evals.seeds import combine
 from evals.selfcheck import run as check_metrics
 from latent_diffusion.sample import run_folder, sample
@@ -89,8 +89,7 @@ def plan(*, protocol: str, given: Sequence[str], overrides: Sequence[str], **fla
 def _of_model(rules: Rules, own: dict[str, Any], out: str | None, flags: dict[str, Any], given: Sequence[str]) -> None:
     """Sample with each seed, compare each with its truth, and write one report."""
     report, folder = _places(flags["model"], out)
-    if report.is_dir():
-        raise ValueError(f"--out {report} is a folder, and --exp evaluate writes a file; use --out {report / 'metrics.json'}")
+    check_out(report)
     check(own["metrics"], rules, own["options"], own["i3d"])
     fixed = {"frames": rules.span, "samples_per_video": rules.samples_per_video, **rules.sampling}
     split = fixed.pop("split", None)

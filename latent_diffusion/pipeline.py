@@ -20,8 +20,8 @@ Frames = Tensor | np.ndarray | str | Path
 class VideoDiffusion:
     """A trained model with its autoencoder.
 
-    Videos are uint8 b t h w c (or t h w c: one video), as torch or numpy, or the path of a file; results are uint8
-    torch tensors b t h w c on the CPU.
+    Videos are uint8 b t h w c (or t h w c: one video, or h w c: one frame), as torch or numpy, or the path of a file;
+    results are uint8 torch tensors b t h w c on the CPU.
 
     Example:
         model = VideoDiffusion.load("results/ddpm_main_UCF101_42")
@@ -115,6 +115,9 @@ class VideoDiffusion:
         """Options of `complete`, checked."""
         check_options(options)
         options = {key: value.model if isinstance(value, VideoDiffusion) else value for key, value in options.items()}
+        for name in ("guide", "content"):
+            if not isinstance(options.get(name), DiffusionModel | None):
+                raise ValueError(f"{name} must be a model, got {options[name]!r}; give VideoDiffusion.load(PATH)")
         return Settings(steps=None if steps is None else str(steps), **options)
 
     @staticmethod
@@ -127,32 +130,31 @@ class VideoDiffusion:
     def generate(self, count: int = 1, *, frames: int | None = None, **options) -> Tensor:
         """Make `count` videos from nothing; options as in `complete`."""
         frames = self.clip if frames is None else frames
+        _check_count("generate", "video", count=count)
+        _check_count("generate", "frame", frames=frames)
         blank = torch.zeros(count, frames, *self.size, self.model.codec.config.in_channels, dtype=torch.uint8)
         return self.complete(blank, torch.zeros(count, frames, dtype=torch.bool), **options)
 
     def predict(self, past: Frames, count: int, **options) -> Tensor:
         """Continue videos by `count` frames; returns past and future together."""
-        past = self._video(past)
-        if count < 1:
-            raise ValueError(f"predict makes at least one frame, got count={count}")
+        past = self._given("predict", past)
+        _check_count("predict", "frame", count=count)
         blank = past.new_zeros(len(past), count, *past.shape[2:])
         known = torch.arange(past.shape[1] + count) < past.shape[1]
         return self.complete(torch.cat([past, blank], 1), known, **options)
 
     def predict_backward(self, future: Frames, count: int, **options) -> Tensor:
         """Make the `count` frames before videos; returns past and future together."""
-        future = self._video(future)
-        if count < 1:
-            raise ValueError(f"predict_backward makes at least one frame, got count={count}")
+        future = self._given("predict_backward", future)
+        _check_count("predict_backward", "frame", count=count)
         blank = future.new_zeros(len(future), count, *future.shape[2:])
         known = torch.arange(count + future.shape[1]) >= count
         return self.complete(torch.cat([blank, future], 1), known, **options)
 
     def interpolate(self, first: Frames, last: Frames, count: int, **options) -> Tensor:
         """Make `count` frames between two videos, of one frame or more; returns all in order."""
-        first, last = self._video(first), self._video(last)
-        if count < 1:
-            raise ValueError(f"interpolate makes at least one frame, got count={count}")
+        first, last = self._given("interpolate", first), self._given("interpolate", last)
+        _check_count("interpolate", "frame", count=count)
         if len(first) != len(last):
             raise ValueError(f"interpolate needs as many first videos as last ones, got {len(first)} and {len(last)}")
         blank = first.new_zeros(len(first), count, *first.shape[2:])
@@ -166,6 +168,13 @@ class VideoDiffusion:
         mask = parse_known(known, video.shape[1]) if isinstance(known, str) else known
         return self.complete(video, mask, **options)
 
+    def _given(self, task: str, frames: Frames) -> Tensor:
+        """A video of which a task needs a frame or more."""
+        video = self._video(frames)
+        if not video.shape[1]:
+            raise ValueError(f"{task} needs at least one given frame, got a video of none; use generate")
+        return video
+
     def _video(self, frames: Frames) -> Tensor:
         """Accept what people have; say what it was where it cannot be used."""
         if isinstance(frames, (str, Path)):
@@ -175,11 +184,16 @@ class VideoDiffusion:
         if not isinstance(frames, Tensor):
             raise ValueError(f"frames must be a torch tensor, a numpy array or a path, got {type(frames).__name__}")
         want = (*self.size, self.model.codec.config.in_channels)
-        if frames.dim() == 4:
-            frames = frames[None]
+        if frames.dim() == 4 or tuple(frames.shape) == want:
+            frames = frames[None] if frames.dim() == 4 else frames[None, None]
         if frames.dtype != torch.uint8 or frames.dim() != 5 or tuple(frames.shape[2:]) != want:
+            how = "resize them with tools.video.resize_crop"
+            if frames.dtype != torch.uint8:
+                how = "bring them to whole numbers of 0 to 255 in that type"
+            elif frames.dim() != 5 or frames.shape[-1] != want[-1]:
+                how = "the order is batch, time, height, width, channels"
             raise ValueError(f"frames must be uint8 b t h w c with h w c = {want}, got {frames.dtype} of shape "
-                             f"{tuple(frames.shape)}; resize them with tools.video.resize_crop")
+                             f"{tuple(frames.shape)}; {how}")
         return frames.cpu()
 
     @staticmethod
@@ -188,6 +202,12 @@ class VideoDiffusion:
         if mask.dim() == 1:
             mask = mask.expand(len(video), -1)
         if mask.dtype != torch.bool or tuple(mask.shape) != tuple(video.shape[:2]):
-            raise ValueError(f"known must be bool b t = {tuple(video.shape[:2])}, got {mask.dtype} of shape "
-                             f"{tuple(mask.shape)}")
+            raise ValueError(f"known must be bool b t = {tuple(video.shape[:2])}, True = given, got {mask.dtype} of shape "
+                             f"{tuple(mask.shape)}; frames by number go to infill, as in known=\"0-3,12\"")
         return mask.contiguous()
+
+
+def _check_count(task: str, what: str, **given: int) -> None:
+    (name, count), = given.items()
+    if not isinstance(count, int | np.integer) or count < 1:
+        raise ValueError(f"{task} makes at least one {what}, got {name}={count!r}; give a whole number")

@@ -24,8 +24,8 @@ Draw = Callable[[Tensor], Tensor]
 
 SAMPLERS = Registry("sampler")
 OWN_SPACING = {"deis": "logit", "dpmpp_2m": "logit"}  # of the levels, where a sampler does better with another than "uniform"
-DEFAULTS = {True: "ddim", False: "deis"}  # by whether the schedule is a table of levels, as published ones with DDIM are
-OWN_STEPS = {"deis": "20"}  # where a sampler needs other than 50
+DEFAULT, DEFAULT_ON_TABLES = "deis", "ddim"  # the latter where the schedule is a table, as that of PVDM's models is
+OWN_STEPS = {"deis": "20"}                   # where a sampler needs other than 50
 
 
 class Posterior(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 
 from latent_diffusion.modelfile import DiffusionModel
 from latent_diffusion.noise import mixed, tempered
-from latent_diffusion.samplers import DEFAULTS, OWN_SPACING, OWN_STEPS
+from latent_diffusion.samplers import DEFAULT, DEFAULT_ON_TABLES, OWN_SPACING, OWN_STEPS
 from latent_diffusion.schedule import Level, ScheduleConfig, sampling_levels
 from latent_diffusion.schemes import Window
 from tools.registry import nearest
@@ -145,7 +145,8 @@ class Settings:
 
     def suited(self, schedule: ScheduleConfig) -> "Settings":
         """With the sampler and the steps that a model of this schedule takes where nothing is said."""
-        sampler = {"name": DEFAULTS[schedule.discrete]} if self.sampler is None else self.sampler
+        default = DEFAULT_ON_TABLES if schedule.discrete else DEFAULT
+        sampler = {"name": default} if self.sampler is None else self.sampler
         steps = OWN_STEPS.get(_name(sampler), "50") if self.steps is None else self.steps
         return replace(self, sampler=sampler, steps=steps)
 

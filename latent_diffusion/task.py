@@ -27,8 +27,8 @@ def known_frames(task: str, clip: int, frames: int | None, known: str | None) ->
         return torch.zeros(frames or clip, dtype=torch.bool)
     frames = frames or clip * (3 if task == "interpolate" else 2)
     if known is not None and not known.strip():
-        raise ValueError(f'--task {task} needs given frames, got --known "{known}", which is none; write it like 0-3,12, or use '
-                         "--task generate")
+        raise ValueError(f'--task {task} needs given frames, got --known "{known}", which is none; write it like 0-3,12, or '
+                         "use --task generate")
     if known:
         mask = torch.as_tensor(parse_known(known, frames))
         _check_task(task, mask, known)

@@ -13,9 +13,11 @@ from autoencoder.model import build_autoencoder
 from evals.protocol import METRICS
 from evals.protocols import load_rules, protocol_names, split_changes
 from latent_diffusion.config import DiffusionStageConfig
+from latent_diffusion.sample import sampler_options
 from latent_diffusion.sample_options import data_config, split_overrides
 from latent_diffusion.samplers import SAMPLERS
 from latent_diffusion.schedule import sampling_levels
+from latent_diffusion.settings import Settings
 from latent_diffusion.slots import make_grid
 from latent_diffusion.task import known_frames
 from tests.recipes import (
@@ -85,8 +87,13 @@ def test_samples_are_asked_of_what_was_trained(told):
         assert getattr(data, key) == getattr(cfg.data, key)
     for steps in args.steps.split("/"):
         assert len(sampling_levels(cfg.schedule, steps)) == int(steps) + 1
-    SAMPLERS.bind({"name": args.sampler} | ({} if args.eta is None else {"eta": args.eta}))
+    assert sampler_of(args) in SAMPLERS
     assert jobs_of(args)  # refuses what the model cannot look at
+
+
+def sampler_of(args):
+    """The sampler of a command: the one that suits the model, where it names none."""
+    return Settings(sampler=sampler_options(args.sampler, args.eta)).suited(recipe(args.model).schedule).sampler["name"]
 
 
 @pytest.mark.parametrize("told", [t for t in of("sample") if "mcvd" in t.args.model or "vidm" in t.args.model],
@@ -190,7 +197,7 @@ def test_samples_are_those_of_the_protocol(compared):
     assert rules.span in (None, made.frames)
     assert "fvd" not in compared.metrics or made.frames >= 10  # fewer are none for I3D
     side = next((word.split("=")[1] for word in made.overrides if word.startswith("data.split=")), "test")
-    said = vars(made) | {"split": side}
+    said = vars(made) | {"split": side, "sampler": sampler_of(made)}
     apart = {key for key, value in rules.sampling.items() if str(said[key]) != str(value)}
     exception = made.out.endswith("_free") or "small" in made.model
     assert apart == (APART.get(compared.evaluate.protocol, set()) if exception else set())

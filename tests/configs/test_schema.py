@@ -100,10 +100,10 @@ def test_an_empty_file_is_the_defaults(tmp_path):
     assert plain(load_config(FirstStageConfig, write(tmp_path, ""))) == plain(FirstStageConfig())
 
 
-def test_options_of_plug_ins_are_free():
+def test_options_of_plug_ins_are_their_own():
     cfg = load_config(DiffusionStageConfig, SECOND / "tiny.yaml", {},
-                      ["condition.sees=[past,self]", "condition.anything=1", "data.name=SHAPES", "data.options.size=[16,24]"])
-    assert cfg.condition == {"name": "concat", "sees": ["past", "self"], "mask": True, "anything": 1}
+                      ["condition.sees=[past,self]", "condition.null_token=true", "data.name=SHAPES", "data.options.size=[16,24]"])
+    assert cfg.condition == {"name": "concat", "sees": ["past", "self"], "mask": True, "null_token": True}
     assert cfg.data.options == {"size": [16, 24]}
     assert type(cfg.condition) is dict and type(cfg.condition["sees"]) is list
 

@@ -345,6 +345,19 @@ def test_the_command_writes_json_and_shows_progress_on_stderr(truth, tmp_path, c
     assert json.loads(capsys.readouterr().out)["n_real"] == 3  # without --out, stdout is the JSON
 
 
+def test_a_folder_for_the_report_is_refused_before_anything_is_compared(truth, tmp_path, monkeypatch):
+    monkeypatch.setattr("evals.run.evaluate", lambda *args, **options: pytest.fail("compares"))
+    with pytest.raises(ValueError, match=r"is a folder, .*use --out .*metrics\.json"):
+        run(real=str(truth), fake=str(truth), metrics="psnr", out=str(tmp_path))
+
+
+def test_small_numbers_are_printed_with_their_digits(truth, tmp_path, capsys):
+    run(real=str(truth), fake=str(made(tmp_path, lambda name: shifted(flat(int(name)), 1))), metrics="mse,psnr",
+        out=str(tmp_path / "r.json"))
+    words = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()}
+    assert words["mse"] == f"{1 / 255 ** 2:.4g}" and words["psnr"] == f"{db(1):.4f}"
+
+
 def test_what_a_metric_warns_of_is_told(truth, tmp_path, capsys, small_nets):
     result = evaluate(truth, made(tmp_path, lambda name: shifted(flat(int(name)))), metrics=["fvd"])
     assert result["metrics"]["fvd"]["n"] == 3 and "warning: fvd: 3 true and 3 made videos" in capsys.readouterr().err

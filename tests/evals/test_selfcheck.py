@@ -38,4 +38,24 @@ def test_nan_is_a_failure():
 
 def test_black_and_white_tell_a_network_of_other_weights(small_nets):
     found = {check.name: check.state for check in checks(i3d="weights.pt")}
-    assert found["fvd of the true videos and themselves"] == "passed" and found["fvd of 8 black and 8 white videos"] == "failed"
+    assert found["fvd of the true videos and themselves"] == "passed" and found["fvd of black and white videos"] == "failed"
+
+
+def test_what_is_checked_is_said_before_the_next_check(monkeypatch, capsys):
+    def two(*_):
+        yield Check("first", 0.0, 0.0)
+        assert "passed  first" in capsys.readouterr().out
+        yield Check("second", 0.0, 0.0)
+    monkeypatch.setattr("evals.selfcheck.checks", two)
+    run(real=None, i3d=None, out=None, device="cpu")
+
+
+@pytest.mark.parametrize("copies", [2, 8])
+def test_black_and_white_is_the_distance_of_two_points_however_many_copies(copies, small_nets):
+    # No spread on either side: eight numbers that differ by 255 each.
+    from evals.fvd import FVD
+    metric, names = FVD(), [str(i) for i in range(copies)]
+    black = torch.zeros(copies, 3, 16, 16, 3, dtype=torch.uint8)
+    metric.update_real(black, names)
+    metric.update_fake(255 - black, names)
+    assert metric.compute()["mean"] == pytest.approx(8 * 255 ** 2)

@@ -85,7 +85,7 @@ def test_a_guide_of_another_kind_is_refused(change, message):
 def test_guidance_acts_within_its_interval(interval, inside):
     # ten equal angles: the steps of the cosine schedule begin at sigma / alpha = inf, 6.3, 3.1, 2, 1.4, 1, 0.7, 0.5, 0.3, 0.2
     net = NextNet(step=0.1, start=-0.2)
-    work, _ = complete(net, given(2 * T, *range(T)), guidance=1.0, interval=interval, steps="10")
+    work, _ = complete(net, given(2 * T, *range(T)), guidance=1.0, interval=interval, steps="10", sampler="ddim")
     times = sorted({t for t, _ in net.calls}, reverse=True)
     assert [times.index(t) for t, context in net.calls if context is None] == list(inside)
     assert work.network_evaluations() == len(net.calls) == 10 + len(inside) and work.evaluations() == 10
@@ -237,7 +237,7 @@ def test_a_content_model_makes_the_first_clip_and_nothing_else():
     content, motion = NextNet(start=0.5, sees=()), NextNet(step=10 * GREY, start=9.0)
     other = ScheduleConfig(name="linear")
     model = dataclasses.replace(fake_model(content), schedule=other)
-    work, made = complete(motion, given(3 * T), content=model, steps="3/2")
+    work, made = complete(motion, given(3 * T), content=model, steps="3/2", sampler="ddim")
     first = round(1.5 / GREY)
     assert [int(made[0, k * T].float().mean()) for k in range(3)] == pytest.approx([first, first + 10, first + 20], abs=1.0)
     assert len(content.calls) == 3 and work.network_evaluations() == len(content.calls) + len(motion.calls) == 3 + 2 + 2

@@ -87,13 +87,14 @@ def test_progress_adds_up_to_all_evaluations(model):
 
 
 @pytest.mark.parametrize("frames, known, message", [
-    (torch.zeros(1, 8, 2, 2, 1), [True] * 4 + [False] * 4, "torch.float32"),
+    (torch.zeros(1, 8, 2, 2, 1), [True] * 4 + [False] * 4, r"torch.float32 .* 0 to 255"),
     (video(1, 8, (2, 3), 1), [True] * 4 + [False] * 4, r"h w c = \(2, 2, 1\).*resize_crop"),
     (video(1, 8, (2, 2), 3), [True] * 4 + [False] * 4, r"\(2, 2, 1\)"),
-    (video(1, 8, (2, 2), 1)[0, 0], [True] * 4 + [False] * 4, "b t h w c"),
+    (video(1, 8, (2, 2), 1)[0, 0, 0], [True] * 4 + [False] * 4, "batch, time, height, width, channels"),
+    (video(1, 8, (2, 2), 1).movedim(-1, 2)[:, :, :, :1], [True] * 4 + [False] * 4, "the order is batch"),
     ([[1, 2], [3, 4]], [True, False], "list"),
     (video(1, 8, (2, 2), 1), [True] * 4, r"b t = \(1, 8\)"),
-    (video(1, 8, (2, 2), 1), [1] * 4 + [0] * 4, "int64"),
+    (video(1, 8, (2, 2), 1), [1] * 4 + [0] * 4, r'int64 .* known="0-3,12"'),
     (video(2, 8, (2, 2), 1), torch.ones(3, 8, dtype=torch.bool), r"\(3, 8\)"),
     ("nowhere.mp4", [True] * 4, "nowhere.mp4"),
 ])
@@ -110,6 +111,17 @@ def test_the_rest_is_refused_too(model):
         model.predict(frames, 0)
     with pytest.raises(ValueError, match="at least one frame"):
         model.generate(1, frames=0)
+    for wrong in (lambda: model.generate(-1), lambda: model.generate(0), lambda: model.generate(1, frames=-2),
+                  lambda: model.predict(frames, 2.0), lambda: model.predict_backward(frames, "3"),
+                  lambda: model.interpolate(frames, frames, None)):
+        with pytest.raises(ValueError, match=r"at least one (video|frame), got (count|frames)=.*give a whole number"):
+            wrong()
+    for wrong in (lambda: model.predict(frames[:, :0], 3), lambda: model.predict_backward(frames[:, :0], 3),
+                  lambda: model.interpolate(frames, frames[:, :0], 3)):
+        with pytest.raises(ValueError, match="needs at least one given frame, got a video of none; use generate"):
+            wrong()
+    with pytest.raises(ValueError, match=r"guide must be a model, got 'weak.pth'; give VideoDiffusion.load"):
+        model.generate(1, guidance=1.0, guide="weak.pth")
     with pytest.raises(ValueError, match="no model at"):
         VideoDiffusion.load("nowhere/at/all")
 
@@ -137,6 +149,8 @@ def test_the_named_tasks_are_masks_of_one_and_the_same():
         return made
 
     same(near.predict(frames[:, :3], 5, steps=1), [0, 1, 2])
+    one = video(1, 10, (2, 2), 1)[0]
+    assert torch.equal(near.interpolate(one[0], one[7].numpy(), 6, steps=1), near.interpolate(one[:1], one[7:8], 6, steps=1))
     held = same(near.interpolate(frames[:, :1], frames[:, 7:10], 6, steps=1), [0, 7, 8, 9])
     assert torch.equal(held[:, :1], frames[:, :1]) and torch.equal(held[:, 7:], frames[:, 7:])
     same(near.infill(frames, "0-1,-2", steps=1), [0, 1, 8])

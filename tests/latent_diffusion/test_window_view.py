@@ -228,7 +228,7 @@ def test_every_task_of_the_python_interface(task):
 @pytest.mark.parametrize("settings, words", [
     ({"window": 5}, "windows of up to 4 clips, got --window 5"), ({"one_frame": True}, "one_frame is for models that make one"),
     ({"init_prev_t": 0.5}, "init_prev_t is for models"), ({"schedule": [Window([0], [1, 2, 3, 4, 5])]}, "4"),
-    ({"scheme": "full", "window": 4}, 'scheme "full" makes 5'),
+    ({"scheme": "full", "window": 4}, 'scheme "full" makes all 5'),
 ])
 def test_what_a_window_cannot_do_is_refused(settings, words):
     with pytest.raises(ValueError, match=words) as error:
