@@ -102,7 +102,8 @@ def test_an_empty_file_is_the_defaults(tmp_path):
 
 def test_options_of_plug_ins_are_their_own():
     cfg = load_config(DiffusionStageConfig, SECOND / "tiny.yaml", {},
-                      ["condition.sees=[past,self]", "condition.null_token=true", "data.name=SHAPES", "data.options.size=[16,24]"])
+                      ["condition.sees=[past,self]", "condition.null_token=true", "data.name=SHAPES",
+                       "data.options.size=[16,24]"])
     assert cfg.condition == {"name": "concat", "sees": ["past", "self"], "mask": True, "null_token": True}
     assert cfg.data.options == {"size": [16, 24]}
     assert type(cfg.condition) is dict and type(cfg.condition["sees"]) is list
@@ -112,9 +113,9 @@ def test_another_plug_in_comes_without_the_options_of_the_one_before(tmp_path):
     assert load_config(DiffusionStageConfig, SECOND / "base.yaml").mask == {"name": "pvdm", "rate": 0.3}
     for overrides in (["mask.name=prefix"], ["mask={name: prefix}"]):
         assert load_config(DiffusionStageConfig, SECOND / "base.yaml", {}, overrides).mask == {"name": "prefix"}
-    for overrides in (["mask.name=other", "mask.rate=0.1"], ["mask.rate=0.1", "mask.name=other"]):
+    for overrides in (["mask.name=ramvid", "mask.p_u=0.1"], ["mask.p_u=0.1", "mask.name=ramvid"]):
         cfg = load_config(DiffusionStageConfig, SECOND / "base.yaml", {}, overrides)
-        assert cfg.mask == {"name": "other", "rate": 0.1}
+        assert cfg.mask == {"name": "ramvid", "p_u": 0.1}
     assert load_config(DiffusionStageConfig, SECOND / "base.yaml", {}, ["mask.name=pvdm"]).mask["rate"] == 0.3
     file = write(tmp_path, f"extends: {SECOND / 'base.yaml'}\nmask: {{name: none}}\n")
     assert load_config(DiffusionStageConfig, file).mask == {"name": "none"}
