@@ -105,7 +105,7 @@ def data(settings: Settings) -> dict[str, Any]:
             source = Shapes(count=2, length=64, size=max(size, 16))
             for i in range(2):
                 write_mp4(Path(folder) / f"{i}.mp4", source.read(i, 0, 64))
-        return bench_data.measure(settings.data_path or folder, frames=settings.first.model.frames, size=size,
+        return bench_data.measure(settings.data_path or folder, frames=settings.first.model.frames, size=size, packed=True,
                                   entries=100_000 if settings.data_path else 0)
 
 

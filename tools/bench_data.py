@@ -25,7 +25,10 @@ from tqdm import tqdm
 from tools import bench_listing
 from tools.container import CONTAINERS, centred, file_index, forget_indexes
 from tools.memory import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, keep_freed_memory
+from tools.pack import PackConfig, make_plan, write
 from tools.packed import find_packed
+from tools.raw import open_raw
+from tools.sources import VideoSource
 from tools.tree import find_videos
 from tools.video import read_video, resize_crop
 
@@ -35,7 +38,7 @@ Way = Callable[[Path, int], np.ndarray]  # (file, first frame) -> a clip, uint8 
 
 
 def measure(data_path: str | os.PathLike, *, frames: int = 16, size: int = 256, clips: int = 5, files: int = 8,
-            long: int = 600, packed: str | os.PathLike | None = None, entries: int = 0, seed: int = 0) -> dict:
+            long: int = 600, packed: bool = False, entries: int = 0, seed: int = 0) -> dict:
     """Measure the reading of clips from the video files of a folder.
 
     Args:
@@ -45,7 +48,7 @@ def measure(data_path: str | os.PathLike, *, frames: int = 16, size: int = 256, 
         clips: taken of each file, at random starts.
         files: at most so many of each kind (suffix), the first in natural order.
         long: frames of a file made of the first video's, with a key frame every 12, as in UCF-101; 0 = none.
-        packed: a folder that tools.prepare made, to be read too.
+        packed: also prepare the chosen files, and read the prepared set.
         entries: of a long listing, see tools.bench_listing; 0 = none.
         seed: of the starts.
 
@@ -80,7 +83,11 @@ def measure(data_path: str | os.PathLike, *, frames: int = 16, size: int = 256, 
             kinds[kind] = _summary(rows)
             ours += [row["window"] for row in rows if kind != "long"]
         bar.close()
-        prepared = _measure_packed(Path(packed), frames, size, clips * files, rng, median(ours)) if packed else None
+        prepared = None
+        if packed:
+            videos = [path for kind, paths in chosen.items() if kind != "long" for path in paths]
+            source = _pack(videos, Path(folder), frames, size)
+            prepared = _measure_packed(source, frames, size, clips * files, rng, median(ours))
         listing = bench_listing.measure(entries) if entries else None
     return {"frames": frames, "size": size, "kinds": kinds, "packed": prepared, "listing": listing}
 
@@ -153,13 +160,19 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
             "index_kept_ms": 1e3 * median(row["index_kept"] for row in rows)}
 
 
-def _measure_packed(folder: Path, frames: int, size: int, clips: int, rng: np.random.Generator, unpacked: float) -> dict:
-    source = find_packed(folder, "all")
-    if source is None:
-        raise ValueError(f"{folder}: holds no prepared set; make one with python -m tools.prepare")
+def _pack(videos: list[Path], folder: Path, frames: int, size: int) -> VideoSource:
+    """Prepare videos as `python -m tools.prepare` does."""
+    for number, path in enumerate(videos):
+        (folder / "videos").mkdir(exist_ok=True)
+        (folder / "videos" / f"{number}{path.suffix}").symlink_to(path.resolve())
+    raw = open_raw("VIDEOS", folder / "videos")
+    cfg = PackConfig("VIDEOS", (size, size), channels=raw.channels, min_frames=frames)
+    write(raw, make_plan(raw, cfg, 0), folder / "packed", cfg, 0)
+    return find_packed(folder / "packed", "all")
+
+
+def _measure_packed(source: VideoSource, frames: int, size: int, clips: int, rng: np.random.Generator, unpacked: float) -> dict:
     usable = [i for i in range(len(source)) if source.num_frames(i) >= frames]
-    if not usable:
-        raise ValueError(f"{folder}: none of its {len(source)} videos has {frames} frames; ask for fewer")
     seconds = []
     for i in rng.choice(usable, clips).tolist():
         start = int(rng.integers(source.num_frames(i) - frames + 1))
