@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from tools import dist
-from tools.clips import DataConfig, fit
+from tools.clips import DataConfig
+from tools.fit import read_fit
 from tools.mixture import parts_of
 from tools.rng import numpy_rng
 from tools.sources import VideoSource
@@ -149,8 +150,7 @@ class Runs(Dataset):
         return RunPixels(torch.cat(parts) if parts else None, offsets, left_out)
 
     def _read(self, video: int, start: int, stop: int) -> Tensor:
-        return torch.from_numpy(fit(self.source.read(video, start, stop), self.data.size, self.data.channels,
-                                    self.data.resize))
+        return torch.from_numpy(read_fit(self.source, video, start, stop, 1, self.data.size, self.data.channels, self.data.resize))
 
 
 def windows_of(run: Run, read: RunPixels, windows: Windows, most: int) -> Iterator[tuple[int, Tensor]]:

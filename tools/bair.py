@@ -18,7 +18,7 @@ from tools.raw_source import RawSource
 from tools.sides import Layout, find_sided
 from tools.sources import SOURCES, VideoSource, check_split
 from tools.tree import FileSource, Size, check_range, locate
-from tools.video import centre, npy_head
+from tools.video import npy_head, resize_crop
 
 _LAYOUT = Layout(("bair", "bairpushing", "bairrobotpushing", "bairrobotpushingsmall", "softmotion", "softmotion3044k",
                   "processeddata"),
@@ -82,7 +82,7 @@ class Trajectories(FileSource):
             frames = np.frombuffer(data, dtype).reshape(-1, *shape[1:])[::step]
         if frames.min() < 0 or frames.max() > 255:
             raise ValueError(f"{self.paths[i]}: values {frames.min()}..{frames.max()}; wanted 0..255")
-        return np.array(frames if size is None else centre(frames, size), np.uint8)
+        return frames.astype(np.uint8) if size is None else resize_crop(frames.astype(np.uint8), size)
 
     def arrays(self, i: int) -> dict[str, np.ndarray]:
         """Return the actions t 4 and what else the file holds of the arm, by name."""

@@ -109,7 +109,7 @@ def _choose(paths: Iterable[Path], frames: int, files: int) -> dict[str, list[Pa
 def _ways(frames: int, size: int) -> dict[str, Way]:
     """The ways to a clip; that of the old loader gives floats t c h w, and minds no aliasing."""
     wanted = (size, size)
-    return {"window": lambda path, start: resize_crop(read_video(path, start, start + frames, size=wanted), wanted, "stretch"),
+    return {"window": lambda path, start: read_video(path, start, start + frames, size=wanted),
             "same": lambda path, start: resize_crop(_decode_whole(path)[start:start + frames], wanted),
             "whole": lambda path, start: _resized_in_floats(_decode_whole(path)[start:start + frames], size)}
 

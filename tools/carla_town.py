@@ -13,7 +13,7 @@ from torch import Tensor
 from tools.checkpoint import load_raw
 from tools.sources import SOURCES, VideoSource, check_split
 from tools.tree import FileSource, Size, check_range, describe, find_videos, locate, of_split
-from tools.video import centre
+from tools.video import resize_crop
 
 _NAMES = ("carla", "carlatown01", "town01", "notraffic")
 _TEST = 100  # videos, where no list tells them
@@ -100,7 +100,7 @@ class Drives(FileSource):
         frames = _tensor(self.paths[i])
         wanted = check_range(os.fspath(self.paths[i]), len(frames), start, stop, step)
         some = frames.numpy()[wanted.start:wanted.stop:step]
-        return (some if size is None else centre(some, size)).copy()
+        return some.copy() if size is None else resize_crop(some, size)
 
 
 def _tensor(path: Path) -> Tensor:  # uint8 t h w 3

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -23,9 +22,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.video.frame import PictureType
-from av.video.reformatter import VideoReformatter
 
 from tools import index_cache
+from tools.scaler import cut_rgb, is_upright, rgb
 
 CONTAINERS = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
               ".ogv", ".3gp"}
@@ -43,9 +42,9 @@ _UNTIMED = {"avi", "asf", "mpeg", "mpegvideo", "m4v"}
 _GUESSED_WRONG = {"h264", "hevc"}  # of these nothing but decoding tells the order
 
 _B_IS_SPARE = {"mpeg4", "mpeg2video", "mpeg1video"}  # codecs in which no picture depends on one of the kind B
+_AT_ONCE = 16  # pictures that are decoded before they are converted: taking turns, the two would displace each other's tables
 _DELAY = 4  # frames before the wanted ones, of which all pictures are decoded: they are stored out of order
 
-_local = threading.local()  # the converter is costly to make and not safe to share
 
 av.logging.set_level(None)  # what matters becomes an exception here; the rest would clutter the progress bars
 
@@ -80,17 +79,21 @@ def forget_indexes() -> None:
 
 
 def centred(height: int, width: int, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Return rows and columns of the largest centred part of a picture that has the aspect of `size` (height, width)."""
+    """Return rows and columns of the largest part in the middle of a picture that has the aspect of `size` (height, width).
+
+    It begins with even numbers, where video files have a value of colour, so that it can be cut before colours are made.
+    """
     scale = max(size[0] / height, size[1] / width)
     tall, wide = min(height, max(1, round(size[0] / scale))), min(width, max(1, round(size[1] / scale)))
-    top, left = (height - tall) // 2, (width - wide) // 2
+    top, left = (height - tall) // 4 * 2, (width - wide) // 4 * 2
     return slice(top, top + tall), slice(left, left + wide)
 
 
 def read_container(path: str | os.PathLike, wanted: range, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode the frames `wanted` (at least one, ascending, within the file) -> uint8 t h w 3.
 
-    With a size, what is returned of each frame is the centred part of that aspect, which saves copying the rest.
+    With a size (height, width), what is returned of each frame is the part of that aspect in the middle, and that may have been
+    scaled to the size already, where scaling is better done here.
     No more is decoded than from the key frame before the first to the last of them, without those in between
     on which no other depends.
     """
@@ -308,33 +311,26 @@ def _needed(packets, decoder, numbers: dict[int, int], wanted: range, passed_ove
 
 
 def _collect(path, numbered, wanted: range, count: int, size: tuple[int, int] | None) -> np.ndarray:
-    frames, shape, part, upright, done, reached = np.empty(0), None, (), True, 0, -1
+    frames, stored, upright, part = np.empty(0), None, True, None
+    waiting, done, reached = [], 0, -1
     for reached, frame in numbered:
         if reached in wanted:
-            image = _rgb(frame)
-            if not done:
-                shape, upright = image.shape, frame.side_data.get("DISPLAYMATRIX") is None
-                part = centred(*shape[:2], size) if size and upright else (slice(None), slice(None))
-                frames = np.empty((len(wanted), *image[part].shape), np.uint8)
-            if image.shape != shape:
-                raise _damaged(path, f"frame {reached} is {image.shape[:2]}, the others {shape[:2]}")
-            frames[done] = image[part]
-            done += 1
+            if stored is None:
+                stored, upright = (frame.height, frame.width), is_upright(frame)
+                part = centred(*stored, size) if size and upright else None
+            if (frame.height, frame.width) != stored:
+                raise _damaged(path, f"frame {reached} is {(frame.height, frame.width)}, the others {stored}")
+            waiting.append(frame)
+        if len(waiting) == _AT_ONCE or reached == wanted[-1]:
+            for done, picture in enumerate(waiting, done + 1):
+                image = cut_rgb(picture, part, size) if part else rgb(picture)
+                if done == 1:
+                    frames = np.empty((len(wanted), *image.shape), np.uint8)
+                frames[done - 1] = image
+            waiting.clear()
         if done == len(wanted):
             return frames if upright else _turned(path, frames, frame, size)
     raise _damaged(path, f"it ends after frame {reached}, although it announces {count} frames")
-
-
-def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    """Convert to h w 3, a view of memory that the frame behind it keeps."""
-    if not hasattr(_local, "converter"):
-        _local.converter = VideoReformatter()
-    name = frame.format.name
-    if name.startswith("yuv") and "p1" in name:  # 10 to 16 bits: to 8 first, so that the colours come out
-        frame = frame.reformat(format=name[:name.index("p1") + 1], threads=1)  # on the path of those of other files
-    frame = _local.converter.reformat(frame, format="rgb24", threads=1)
-    lines = np.frombuffer(frame.planes[0], np.uint8).reshape(-1, frame.planes[0].line_size)
-    return lines[:frame.height, :3 * frame.width].reshape(frame.height, frame.width, 3)
 
 
 def _turned(path, frames: np.ndarray, last: av.VideoFrame, size: tuple[int, int] | None) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tools.video import centre, resize_crop
+from tools.video import resize_crop
 
 if TYPE_CHECKING:
     from tools.sources import VideoSource
@@ -35,17 +35,17 @@ def fit(frames: np.ndarray, size: tuple[int, int], channels: int = 3, resize: st
 
 def read_fit(source: VideoSource, i: int, start: int, stop: int, step: int, size: tuple[int, int], channels: int = 3,
              resize: str = "crop") -> np.ndarray:
-    """Read frames of video i and fit them: uint8 t h w c. What a crop leaves out is not read where the source can do so."""
+    """Read frames of video i and fit them: uint8 t h w c; cropped and scaled while they are decoded where the source can do so."""
     if resize != "crop":
         return fit(source.read(i, start, stop, step), size, channels, resize)
-    return fit(read_centre(source, i, start, stop, step, size), size, channels, "stretch")
+    return fit(read_sized(source, i, start, stop, step, size), size, channels)
 
 
-def read_centre(source: VideoSource, i: int, start: int, stop: int, step: int, size: tuple[int, int]) -> np.ndarray:
-    """Read frames of video i, and of each only the centre that has the aspect of a (height, width)."""
-    if hasattr(source, "read_centre"):
-        return source.read_centre(i, start, stop, step, size)
-    return centre(source.read(i, start, stop, step), size)
+def read_sized(source: VideoSource, i: int, start: int, stop: int, step: int, size: tuple[int, int]) -> np.ndarray:
+    """Read frames of video i, the centre of each scaled to (height, width)."""
+    if hasattr(source, "read_sized"):
+        return source.read_sized(i, start, stop, step, size)
+    return resize_crop(source.read(i, start, stop, step), size)
 
 
 def _padded(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.fit import read_centre
+from tools.fit import read_sized
 from tools.hdf5 import Hdf5Source
 from tools.tree import HDF5, FileSource
 
@@ -72,10 +72,10 @@ class Joined:
         part, inside = self._at(i)
         return self._parts[part].read(inside, start, stop, step)
 
-    def read_centre(self, i: int, start: int, stop: int | None, step: int, size: tuple[int, int]) -> np.ndarray:
-        """Read of each frame the centre that has the aspect of a (height, width)."""
+    def read_sized(self, i: int, start: int, stop: int | None, step: int, size: tuple[int, int]) -> np.ndarray:
+        """Read frames of video i, the centre of each scaled to (height, width)."""
         part, inside = self._at(i)
-        return read_centre(self._parts[part], inside, start, stop, step, size)
+        return read_sized(self._parts[part], inside, start, stop, step, size)
 
     def name(self, i: int) -> str:
         """Return the name in its source, with the source's number where names would be alike."""

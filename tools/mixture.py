@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tools.fit import read_centre
+from tools.fit import read_sized
 from tools.sources import VideoSource
 
 
@@ -69,10 +69,10 @@ class Mixture:
         source, own = self._place(i)
         return self.sources[source].read(own, start, stop, step)
 
-    def read_centre(self, i: int, start: int, stop: int | None, step: int, size: tuple[int, int]) -> np.ndarray:
-        """Return of each frame the centre that has the aspect of a (height, width)."""
+    def read_sized(self, i: int, start: int, stop: int | None, step: int, size: tuple[int, int]) -> np.ndarray:
+        """Read frames of video i, the centre of each scaled to (height, width)."""
         source, own = self._place(i)
-        return read_centre(self.sources[source], own, start, stop, step, size)
+        return read_sized(self.sources[source], own, start, stop, step, size)
 
     def name(self, i: int) -> str:
         """Return LABEL_NAME."""

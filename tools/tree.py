@@ -149,10 +149,10 @@ class FileSource:
 
     def read(self, i: int, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
         """Read frames of video i -> uint8 t h w c; see tools.video.read_video."""
-        return self.read_centre(i, start, stop, step, None)
+        return self.read_sized(i, start, stop, step, None)
 
-    def read_centre(self, i: int, start: int, stop: int | None, step: int, size: Size | None) -> np.ndarray:
-        """Read of each frame the centre that has the aspect of a (height, width); None: all of it."""
+    def read_sized(self, i: int, start: int, stop: int | None, step: int, size: Size | None) -> np.ndarray:
+        """Read frames of video i, the centre of each scaled to (height, width); None: frames as they are."""
         if (i, size) in self._kept:
             full = self._kept[i, size]
             if 0 <= start < (len(full) if stop is None else stop) <= len(full) and step >= 1:

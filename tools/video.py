@@ -99,7 +99,8 @@ def read_video(path: str | os.PathLike, start: int = 0, stop: int | None = None,
         start: first frame.
         stop: end, exclusive; None reads to the last frame.
         step: distance of the frames read.
-        size: height and width that the frames will be scaled to: no more is given of each than the `centre` of it.
+        size: height and width to which the `centre` of each frame is scaled; None gives frames as they are. Of a video file the
+            planes are scaled before they become RGB where that takes less time (see tools/scaler.py).
 
     Raises:
         ValueError: the file is missing, damaged or of no known kind, or has not that many frames.
@@ -113,14 +114,15 @@ def read_video(path: str | os.PathLike, start: int = 0, stop: int | None = None,
     wanted = range(start, stop, step)
     suffix = path.suffix.lower()
     if not path.is_dir() and suffix in CONTAINERS:
-        return read_container(path, wanted, size)
+        frames = read_container(path, wanted, size)
+        return frames if size is None else resize_crop(frames, size, "stretch")
     if path.is_dir():
         frames = _read_images([path / name for name in frame_files(path)[start:stop:step]])
     elif suffix in IMAGES:
         frames = _read_images([path])
     else:
         frames = _checked_array(path, _array(path)[start:stop:step])
-    return frames if size is None else np.ascontiguousarray(centre(frames, size))
+    return frames if size is None else resize_crop(frames, size)
 
 
 def frame_files(folder: str | os.PathLike) -> tuple[str, ...]:

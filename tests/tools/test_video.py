@@ -41,7 +41,7 @@ def test_resize_has_the_size_asked_for_and_agrees_with_pil(size):
     assert out.shape == (2, *size, 3) and out.dtype == np.uint8 and out.flags.c_contiguous
     scale = min(48 / size[0], 64 / size[1])
     tall, wide = round(size[0] * scale), round(size[1] * scale)
-    left, top = (64 - wide) // 2, (48 - tall) // 2
+    left, top = (64 - wide) // 4 * 2, (48 - tall) // 4 * 2
     image = Image.fromarray(frames[1]).crop((left, top, left + wide, top + tall))
     assert np.abs(out[1].astype(int) - image.resize(size[::-1], Image.Resampling.BILINEAR)).max() <= 1
 
@@ -61,17 +61,16 @@ def test_the_aspect_and_the_centre_are_kept():
     for size in ((30, 30), (80, 20), (20, 80), (90, 90)):
         ends = resize_crop(frames, size).astype(float)[0, [0, -1]][:, [0, -1], :2]  # corners
         spread = (ends[1, 1] - ends[0, 0]) / (np.array(size[::-1]) - 1)  # source pixels for one of the result
-        assert abs(spread[0] - spread[1]) < 0.1 and np.abs(ends.mean((0, 1)) - (45, 30)).max() <= 1
+        assert abs(spread[0] - spread[1]) < 0.1 and np.abs(ends.mean((0, 1)) - (45, 30)).max() <= 2  # it begins with an even number
 
 
 @pytest.mark.parametrize("size", [(30, 30), (31, 8), (7, 40), (5, 64), (48, 64), (1, 1)])
 @pytest.mark.parametrize("name", ["video.mp4", "video.npy", "frames"])
-def test_what_a_crop_shows_can_be_read_alone(tmp_path, name, size):
+def test_a_video_can_be_read_in_the_size_wanted(tmp_path, name, size):
     {"video.mp4": write_mp4, "video.npy": save, "frames": put_frames}[name](tmp_path / name, moving(6))
-    full, part = read_video(tmp_path / name, 1, 6, 2), read_video(tmp_path / name, 1, 6, 2, size=size)
-    assert np.array_equal(resize_crop(part, size, "stretch"), resize_crop(full, size))
-    assert np.array_equal(part, centre(full, size)) and part.flags.c_contiguous and part.flags.writeable
-    assert (part.size < full.size) == (size != (48, 64))
+    full, read = read_video(tmp_path / name, 1, 6, 2), read_video(tmp_path / name, 1, 6, 2, size=size)
+    assert read.shape == (3, *size, 3) and read.flags.c_contiguous and read.flags.writeable
+    assert np.array_equal(read, resize_crop(full, size))  # none is enlarged: see test_scaler
 
 
 def test_shrinking_is_antialiased():
