@@ -14,7 +14,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python main.py --exp demo
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

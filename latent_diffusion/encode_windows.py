@@ -150,7 +150,8 @@ class Runs(Dataset):
         return RunPixels(torch.cat(parts) if parts else None, offsets, left_out)
 
     def _read(self, video: int, start: int, stop: int) -> Tensor:
-        return torch.from_numpy(read_fit(self.source, video, start, stop, 1, self.data.size, self.data.channels, self.data.resize))
+        data = self.data
+        return torch.from_numpy(read_fit(self.source, video, start, stop, 1, data.size, data.channels, data.resize))
 
 
 def windows_of(run: Run, read: RunPixels, windows: Windows, most: int) -> Iterator[tuple[int, Tensor]]:

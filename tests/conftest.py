@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # `make test` runs several: they share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):

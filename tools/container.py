@@ -322,11 +322,12 @@ def _collect(path, numbered, wanted: range, count: int, size: tuple[int, int] | 
                 raise _damaged(path, f"frame {reached} is {(frame.height, frame.width)}, the others {stored}")
             waiting.append(frame)
         if len(waiting) == _AT_ONCE or reached == wanted[-1]:
-            for done, picture in enumerate(waiting, done + 1):
+            for picture in waiting:
                 image = cut_rgb(picture, part, size) if part else rgb(picture)
-                if done == 1:
+                if not done:
                     frames = np.empty((len(wanted), *image.shape), np.uint8)
-                frames[done - 1] = image
+                frames[done] = image
+                done += 1
             waiting.clear()
         if done == len(wanted):
             return frames if upright else _turned(path, frames, frame, size)

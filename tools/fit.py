@@ -35,7 +35,7 @@ def fit(frames: np.ndarray, size: tuple[int, int], channels: int = 3, resize: st
 
 def read_fit(source: VideoSource, i: int, start: int, stop: int, step: int, size: tuple[int, int], channels: int = 3,
              resize: str = "crop") -> np.ndarray:
-    """Read frames of video i and fit them: uint8 t h w c; cropped and scaled while they are decoded where the source can do so."""
+    """Read frames of video i and fit them: uint8 t h w c; cropped and enlarged in the decoder where the source can do so."""
     if resize != "crop":
         return fit(source.read(i, start, stop, step), size, channels, resize)
     return fit(read_sized(source, i, start, stop, step, size), size, channels)

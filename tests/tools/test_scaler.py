@@ -55,7 +55,7 @@ def test_scaled_colours_are_those_of_the_standard(tmp_path, matrix, full):
 
 
 def test_real_video_is_as_if_it_were_scaled_in_rgb(video_data):
-    for path in sorted((video_data / "ucf101").rglob("*.avi")) + [video_data / "videos" / "torchcodec_nasa_13013.mp4"]:
+    for path in [*sorted((video_data / "ucf101").rglob("*.avi")), video_data / "videos" / "torchcodec_nasa_13013.mp4"]:
         got, plain = read_video(path, 5, 9, size=(256, 256)), resize_crop(read_video(path, 5, 9), (256, 256))
         error = got.astype(float) - plain
         assert np.abs(error.mean()) < 0.3 and np.sqrt((error ** 2).mean()) < 2

@@ -6,7 +6,7 @@ import torch
 from media import encode, flat, moving, put_frames, save
 from PIL import Image
 
-from tools.video import centre, frame_files, num_frames, read_video, resize_crop, to_clip, to_frames
+from tools.video import frame_files, num_frames, read_video, resize_crop, to_clip, to_frames
 from tools.writers import write_gif, write_mp4, write_png
 
 # --- conversion and size -------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_the_aspect_and_the_centre_are_kept():
     for size in ((30, 30), (80, 20), (20, 80), (90, 90)):
         ends = resize_crop(frames, size).astype(float)[0, [0, -1]][:, [0, -1], :2]  # corners
         spread = (ends[1, 1] - ends[0, 0]) / (np.array(size[::-1]) - 1)  # source pixels for one of the result
-        assert abs(spread[0] - spread[1]) < 0.1 and np.abs(ends.mean((0, 1)) - (45, 30)).max() <= 2  # it begins with an even number
+        assert abs(spread[0] - spread[1]) < 0.1 and np.abs(ends.mean((0, 1)) - (45, 30)).max() <= 2
 
 
 @pytest.mark.parametrize("size", [(30, 30), (31, 8), (7, 40), (5, 64), (48, 64), (1, 1)])
