@@ -25,7 +25,10 @@ def rgb(frame: av.VideoFrame) -> np.ndarray:
     name = frame.format.name
     if name.startswith("yuv") and "p1" in name:  # 10 to 16 bits: to 8 first, so that the colours come out
         frame = frame.reformat(format=name[:name.index("p1") + 1], threads=1)  # on the path of those of other files
-    frame = _reformat("rgb", frame, format="rgb24")
+    return _view(_reformat("rgb", frame, format="rgb24"))
+
+
+def _view(frame: av.VideoFrame) -> np.ndarray:
     plane = frame.planes[0]
     lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
     return lines[:frame.height, :3 * frame.width].reshape(frame.height, frame.width, 3)
@@ -50,7 +53,8 @@ def cut_rgb(frame: av.VideoFrame, part: tuple[slice, slice], size: tuple[int, in
     high, wide = (side.stop - side.start for side in part)
     if (high, wide) != size and "420" in name and size[0] >= high and size[1] >= wide:
         frame = _cut(frame, part)
-        return rgb(_reformat("size", frame, height=size[0], width=size[1], format=name.replace("420", "422")))
+        frame = _reformat("size", frame, height=size[0], width=size[1], format=name.replace("420", "422"))
+        return _view(_reformat("rgb", frame, format="rgb24"))
     # an odd number of rows or columns would be converted in another way, and rounded otherwise
     even = (slice(side.start, min(-(-side.stop // 2) * 2, whole)) for side, whole in zip(part, (frame.height, frame.width)))
     return rgb(_cut(frame, tuple(even)))[:high, :wide]

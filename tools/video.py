@@ -77,16 +77,7 @@ def centre(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def num_frames(path: str | os.PathLike) -> int:
     """Count the frames of anything that read_video reads, decoding as little as is needed to be exact."""
-    path = _existing(path)
-    if path.is_dir():
-        return len(frame_files(path))
-    suffix = path.suffix.lower()
-    if suffix in IMAGES:
-        return 1
-    if suffix in _ARRAYS:
-        return _array_length(path, path.stat().st_size, path.stat().st_mtime_ns)
-    _check_suffix(path)
-    return file_index(path).count
+    return _count(_existing(path))
 
 
 def read_video(path: str | os.PathLike, start: int = 0, stop: int | None = None, step: int = 1, *,
@@ -106,17 +97,18 @@ def read_video(path: str | os.PathLike, start: int = 0, stop: int | None = None,
         ValueError: the file is missing, damaged or of no known kind, or has not that many frames.
     """
     path = _existing(path)
-    count = num_frames(path)
+    count = _count(path)
     stop = count if stop is None else stop
     if not (0 <= start < stop <= count and step >= 1):
         raise ValueError(f"{path}: has {count} frames, got start={start} stop={stop} step={step}; "
                          f"ask for 0 <= start < stop <= {count} and step >= 1")
     wanted = range(start, stop, step)
     suffix = path.suffix.lower()
-    if not path.is_dir() and suffix in CONTAINERS:
+    is_folder = path.is_dir()
+    if not is_folder and suffix in CONTAINERS:
         frames = read_container(path, wanted, size)
         return frames if size is None else resize_crop(frames, size, "stretch")
-    if path.is_dir():
+    if is_folder:
         frames = _read_images([path / name for name in frame_files(path)[start:stop:step]])
     elif suffix in IMAGES:
         frames = _read_images([path])
@@ -144,6 +136,18 @@ def _existing(path: str | os.PathLike) -> Path:
     if not path.exists():
         raise ValueError(f"{path}: no such video file or frame folder; check the path")
     return path
+
+
+def _count(path: Path) -> int:
+    if path.is_dir():
+        return len(frame_files(path))
+    suffix = path.suffix.lower()
+    if suffix in IMAGES:
+        return 1
+    if suffix in _ARRAYS:
+        return _array_length(path, path.stat().st_size, path.stat().st_mtime_ns)
+    _check_suffix(path)
+    return file_index(path).count
 
 
 def _check_suffix(path: Path) -> None:
