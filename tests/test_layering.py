@@ -135,7 +135,7 @@ for module in modules:
 def test_a_package_or_a_plug_in_may_be_imported_first():
     # One process for all: what is ours is forgotten before each import, torch (a second each time) is not. Plug-ins are
     # what no order of packages tells apart: they are imported by that which they import.
-    plug_ins = [name(p) for p in sources() if re.search(r"^@SOURCES\.register|^@READERS\.register", p.read_text(), re.MULTILINE)]
+    plug_ins = [name(p) for p in sources() if re.search(r"^@(SOURCES|READERS)\.register", p.read_text(), re.MULTILINE)]
     assert len(plug_ins) > 10
     modules = ",".join([*ORDER[1:], "latent_diffusion.jobs", "evals.run", *plug_ins])
     done = subprocess.run([sys.executable, "-c", ALONE, ",".join(ORDER), modules], cwd=ROOT, capture_output=True, text=True)
