@@ -141,7 +141,7 @@ class Convolution(torch.autograd.Function):
 
 def transformed(weight: Tensor, m: int) -> Tensor:
     """Weights as the products of a forward pass read them fastest: q ci co."""
-    return _at_points(weight.detach(), m).transpose(1, 2).contiguous()
+    return _at_points(weight, m).transpose(1, 2).contiguous()
 
 
 def _matrix(values: np.ndarray, like: Tensor) -> Tensor:
@@ -159,13 +159,24 @@ def _at_points(weight: Tensor, m: int) -> Tensor:
     return (_matrix(transforms(m).weight, weight) @ weight.permute(0, 2, 3, 1).flatten(1, 2)).transpose(0, 1)
 
 
-KEPT: WeakKeyDictionary[nn.Module, tuple[tuple, Tensor]] = WeakKeyDictionary()  # by layer: of which weights, and they
+class Kept(NamedTuple):
+    """Transformed weights, and of what they are: the same memory, held so that no other weights can come to lie there."""
+    source: Tensor
+    version: int
+    m: int
+    weights: Tensor
+
+    def serves(self, weight: Tensor, m: int) -> bool:
+        own = self.source.data_ptr(), self.source.dtype, self.version, self.m
+        return own == (weight.data_ptr(), weight.dtype, weight._version, m)
+
+
+KEPT: WeakKeyDictionary[nn.Module, Kept] = WeakKeyDictionary()  # by layer
 
 
 def kept(conv: nn.Conv2d, m: int) -> Tensor:
     """Transformed weights of a frozen layer: those of the call before, or new ones where its weights have changed."""
-    weight = conv.weight
-    of = weight._version, weight.data_ptr(), weight.dtype, m
-    if conv not in KEPT or KEPT[conv][0] != of:
-        KEPT[conv] = of, transformed(weight, m)
-    return KEPT[conv][1]
+    weight = conv.weight.detach()
+    if conv not in KEPT or not KEPT[conv].serves(weight, m):
+        KEPT[conv] = Kept(weight, weight._version, m, transformed(weight, m))
+    return KEPT[conv].weights

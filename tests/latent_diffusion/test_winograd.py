@@ -99,13 +99,13 @@ def frozen_layer():
 def test_kept_weights_are_renewed_when_the_layer_has_others(side, change):
     conv, planes = frozen_layer(), drawn(PLANES[0], 3)
     before = convolve(conv, planes)
-    held = KEPT[conv][1]
+    held = KEPT[conv].weights
     assert kept(conv, side) is held, "they serve again"
     with torch.no_grad():
         change(conv)
     after = convolve(conv, planes)
     torch.testing.assert_close(after, [conv(x) for x in planes], atol=1e-12, rtol=0)
-    assert KEPT[conv][1] is not held and not torch.equal(before[0], after[0])
+    assert KEPT[conv].weights is not held and not torch.equal(before[0], after[0])
 
 
 def test_a_layer_that_is_trained_keeps_nothing(side):
