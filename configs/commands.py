@@ -242,7 +242,8 @@ def bench(args: argparse.Namespace) -> None:
     small = {"data.resolution": 64} if not any(files.values()) else {}
     long = [load_config(SCHEMAS[exp], file or DEFAULTS[exp].with_name("tiny.yaml"), flags | small,
                         [item for item in args.overrides if concerns(SCHEMAS[exp], item)]) for exp, file in files.items()]
-    run_bench(Settings(first, second, args.data_path, long=tuple(long), model=args.model), only=args.only, out=args.out)
+    run_bench(Settings(first, second, args.data_path, long=tuple(long), model=args.model,
+                       clips=args.batch_size or 1), only=args.only, out=args.out)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -364,7 +365,7 @@ COMMANDS: dict[str, Command] = {
     "carla": command("where on CARLA's map frames were taken: trains on --data CARLA; maps with --model M --input DIR; WD "
                      "and PO of --real DIR --fake DIR", carla, " ".join(CARLA.values())),
     "bench": command("speed and memory of each part, beside a matrix product of the same machine: --only unet,encode",
-                     bench, "only out model data data_path pretrain_config diffusion_config"),
+                     bench, "only out model data data_path batch_size pretrain_config diffusion_config"),
     "demo": command("the whole pipeline on generated videos, in minutes on a CPU; writes a page to look at", demo, "seed"),
     "download": from_flags("fetch published weights or a dataset: --name NAME (list shows all), --out DIR",
                            "tools.download", "download", "name out"),

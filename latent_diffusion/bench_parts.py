@@ -40,6 +40,7 @@ class Settings(NamedTuple):
     repeats: int = 3
     long: tuple[FirstStageConfig, DiffusionStageConfig] | None = None  # what makes long videos; None = first and second
     model: str | None = None      # a trained model, on which samplers are compared
+    clips: int = 1                # that the U-Net takes at once
 
 
 def encode(settings: Settings) -> dict[str, Any]:
@@ -55,8 +56,8 @@ def decode(settings: Settings) -> dict[str, Any]:
 
 
 def unet(settings: Settings) -> dict[str, Any]:
-    net = make_net(settings).eval()
-    call = _forward(net)
+    net = make_net(settings).eval().requires_grad_(False)
+    call = _forward(net, settings.clips)
     return _timed(call, settings, gflop=count_flops(call)[0] / 1e9)
 
 
@@ -78,11 +79,11 @@ def train_unet(settings: Settings) -> dict[str, Any]:
     """Updates from latents that were encoded beforehand."""
     codec, net = make_codec(settings.first), make_net(settings)
     with torch.no_grad():
-        gflop = TRAINING_PASSES * count_flops(_forward(net))[0] / 1e9
+        gflop = TRAINING_PASSES * count_flops(_forward(net, settings.clips))[0] / 1e9
     blank = torch.zeros(1, codec.frames, *codec.size, codec.config.in_channels, dtype=torch.uint8)
     stage = DiffusionStage(settings.second, net, codec, blank, model_config(settings.second, codec), {})
-    batch = {**_latents(net), "index": torch.zeros(1, dtype=torch.long)}
-    return _timed(lambda: stage.train_step(0, [batch], 1), settings, gflop=gflop)
+    batch = {**_latents(net, settings.clips), "index": torch.arange(settings.clips)}
+    return _timed(lambda: stage.train_step(0, [batch], settings.clips), settings, gflop=gflop)
 
 
 def sample(settings: Settings) -> dict[str, Any]:
@@ -173,17 +174,17 @@ def _codec_gflop(codec: Codec) -> tuple[float, float]:
     return encoding / 1e9, count_flops(lambda: codec.decode(latent))[0] / 1e9
 
 
-def _latents(net: LatentDenoiser) -> dict[str, Tensor]:
-    """A training batch of one window of which nothing is known (see example.from_latents)."""
-    nothing = net.condition.nothing(1, torch.device("cpu"))
+def _latents(net: LatentDenoiser, clips: int) -> dict[str, Tensor]:
+    """A training batch of windows of which nothing is known (see example.from_latents)."""
+    nothing = net.condition.nothing(clips, torch.device("cpu"))
     slots = nothing.latents.shape[1:2] if net.condition.observes else ()
-    batch = {"latent": drawn((1, *slots, net.channels, net.shape.total)), "seen": nothing.latents, "known": nothing.known}
+    batch = {"latent": drawn((clips, *slots, net.channels, net.shape.total)), "seen": nothing.latents, "known": nothing.known}
     return batch | {name: getattr(nothing, name) for name in ("start", "there") if net.condition.observes}
 
 
-def _forward(net: LatentDenoiser) -> Callable[[], Tensor]:
+def _forward(net: LatentDenoiser, clips: int = 1) -> Callable[[], Tensor]:
     device = next(net.parameters()).device
-    z, t = _latents(net)["latent"].to(device), torch.full((1,), 500.0, device=device)
+    z, t = _latents(net, clips)["latent"].to(device), torch.full((clips,), 500.0, device=device)
 
     @torch.no_grad()
     def call() -> Tensor:

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from autoencoder.planes import Planes, PlaneShape, pack, unpack
+from latent_diffusion import winograd
 
 FEW = 48  # rows up to which a product is faster with the weights on the left
 
@@ -68,19 +70,41 @@ def as_sheet(tokens: Tensor, like: Tensor) -> Tensor:
 def convolve(conv: nn.Conv2d, sheets: Sheets) -> Sheets:
     """A convolution (1x1, or 3x3 with padding) of every sheet.
 
-    On small grids with many channels nearly all of the time goes into reading weights. A CPU then reads them once for all
-    sheets, in the order in which they lie, by a matrix product over the positions' neighbourhoods.
+    A CPU computes those of many positions by minimal filtering (winograd.py). On small grids with many channels nearly all
+    of the time goes into reading weights: it then reads them once for all sheets, in the order in which they lie, by a matrix
+    product over the positions' neighbourhoods.
     """
-    rows = sum(x.numel() // x.shape[1] for x in sheets)
-    if sheets[0].device.type != "cpu" or rows >= conv.in_channels or torch.compiler.is_compiling():
+    sizes = tuple((x.shape[0], *x.shape[2:]) for x in sheets)
+    rows = sum(map(math.prod, sizes))
+    plan = _plan(conv, sheets[0], sizes)
+    if not plan.tile and (sheets[0].device.type != "cpu" or rows >= conv.in_channels or torch.compiler.is_compiling()):
         return [conv(x) for x in sheets]
-    tokens = torch.cat([as_tokens(x, 1)[0] for x in sheets])
+    tokens = [as_tokens(x, 1)[0] for x in sheets]
     if conv.padding[0]:
-        places = torch.tensor(_neighbours(conv.padding[0], *((x.shape[0], *x.shape[2:]) for x in sheets)))
-        beside = F.embedding(places, torch.cat([tokens, tokens.new_zeros(1, tokens.shape[1])]))  # positions (k k) c
-        tokens = beside.flatten(1)
-    out = few_rows(tokens, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
-    return [as_sheet(part, x) for part, x in zip(out.split([x.numel() // x.shape[1] for x in sheets]), sheets)]
+        tokens.append(tokens[0].new_zeros(1, conv.in_channels))  # all that lies outside
+    tokens = torch.cat(tokens)
+    if plan.tile:
+        kept = winograd.kept(conv, plan.tile) if plan.keep else None
+        out = winograd.Convolution.apply(tokens, conv.weight, conv.bias, plan.tile, sizes, kept)
+    else:
+        if conv.padding[0]:
+            tokens = F.embedding(torch.tensor(_neighbours(conv.padding[0], *sizes)), tokens).flatten(1)  # positions (k k c)
+        out = few_rows(tokens, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+    return [as_sheet(part, x) for part, x in zip(out.split([math.prod(size) for size in sizes]), sheets)]
+
+
+def _plan(conv: nn.Conv2d, x: Tensor, sizes: tuple[winograd.Size, ...]) -> winograd.Plan:
+    """How a convolution is computed fastest.
+
+    Other devices and compilers have their own ways, and who watches operations (a counter, or tensors without numbers) is
+    shown the plain ones.
+    """
+    if (conv.kernel_size != (3, 3) or x.device.type != "cpu" or torch.compiler.is_compiling()
+            or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64)
+            or _get_current_dispatch_mode() is not None):
+        return winograd.Plan()
+    frozen = not conv.weight.requires_grad and not conv.weight.is_inference()
+    return winograd.cheapest(sizes, conv.in_channels, conv.out_channels, frozen=frozen)
 
 
 @lru_cache(maxsize=256)
