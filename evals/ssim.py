@@ -38,8 +38,8 @@ class SSIM(FrameMetric):
         return see(real)
 
     def score(self, seen: list[Seen], fake: Tensor) -> Tensor:
-        """Return the similarity of each frame: what was seen, uint8 n h w c -> float64 n."""
-        return similarity(seen, fake)
+        """Return the similarity of each frame: what was seen of the true ones, uint8 k n h w c -> float64 k n."""
+        return torch.stack([similarity(seen, sample) for sample in fake])
 
 
 @METRICS.register("ssim_mcvd")
@@ -59,8 +59,8 @@ class GreySSIM(FrameMetric):
         return see(self._grey(real))
 
     def score(self, seen: list[Seen], fake: Tensor) -> Tensor:
-        """Return the similarity of each frame: what was seen, uint8 n h w c -> float64 n."""
-        return similarity(seen, self._grey(fake))
+        """Return the similarity of each frame: what was seen of the true ones, uint8 k n h w c -> float64 k n."""
+        return torch.stack([similarity(seen, self._grey(sample)) for sample in fake])
 
     def _grey(self, frames: Tensor) -> Tensor:
         return grey(frames.gt(127).byte() * 255 if self.binary else frames)[..., None]
