@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 SMALLEST = {"alex": 31, "vgg": 16}  # pixels that the strides leave something of
 _AT_ONCE = 1 << 18                  # pixels of a forward pass
-_NEAR = 1 << 16                     # numbers of a piece of maps, which stays in the cache while it is compared
+_SAMPLES = 4                        # times as many of made ones, of which less is kept
+_NEAR = 1 << 17                     # numbers of a piece of maps, which stays in the cache while it is compared
 
 
 def load_lpips(net: str = "alex", path: str | Path | None = None) -> lpips.LPIPS:
@@ -106,7 +107,7 @@ class LPIPS(FrameMetric):
     def score(self, seen: list[Tensor], fake: Tensor) -> Tensor:
         """Return the distance of each frame: what was seen of the true ones, uint8 k n h w c -> float64 k n."""
         k, n, h, w, c = fake.shape
-        some = max(1, self.at_once(h, w, c) // n)
+        some = max(1, _SAMPLES * self.at_once(h, w, c) // n)
         return torch.cat([self._score(seen, samples) for samples in fake.split(some)])
 
     def vectors(self, frames: Tensor) -> Tensor:
@@ -153,15 +154,13 @@ def _shrink(maps: Tensor) -> Tensor:  # ... c -> ... 1: what brings them to unit
 
 def _apart(truth: Tensor, maps: Tensor, weight: Tensor) -> Tensor:
     """Weighted squared distance of unit vectors, mean over positions: h w n c, h w (k n) c, c -> float64 (k n)."""
-    h, w, count, c = maps.shape
+    (h, w, count, c), n = maps.shape, truth.shape[2]
+    truth, maps = truth.reshape(h * w, 1, n, c), maps.reshape(h * w, -1, n, c)
     total = torch.zeros(count, dtype=torch.float64, device=maps.device)
-    pieces = min(h, -(-maps.numel() // _NEAR))
-    for t, x in zip(truth.tensor_split(pieces), maps.tensor_split(pieces)):
-        apart = torch.empty_like(x, memory_format=torch.contiguous_format)
-        torch.mul(x, _shrink(x), out=apart)
-        samples = apart.unflatten(2, (-1, t.shape[2]))
-        samples.sub_(t[:, :, None])
-        total += (apart.square_() @ weight).sum((0, 1), dtype=torch.float64)
+    some = max(1, _NEAR // maps[0].numel())
+    for t, x in zip(truth.split(some), maps.split(some)):
+        apart = torch.addcmul(t, x, _shrink(x), value=-1, out=torch.empty_like(x))
+        total += (apart.mul_(apart).view(-1, c) @ weight).view(-1, count).sum(0)
     return total / (h * w)
 
 

@@ -98,7 +98,7 @@ class FrameMetric(ABC):
 
     def at_once(self, h: int, w: int, c: int) -> int:
         """Frames of a piece: few enough to stay near the cache, and that long videos need no more memory."""
-        return max(1, (1 << 17) // (h * w * c))
+        return max(1, (1 << 18) // (h * w * c))
 
     def update(self, real: Tensor, fake: Tensor, videos: Sequence[str] | None = None) -> None:
         """Add pairs of videos; see Metric.update. A video is compared piece by piece and by itself, and with one true video

@@ -16,10 +16,14 @@ _CEILING = 100.0  # dB; what identical frames score, and no frame scores more
 
 
 def squared_error(real: Tensor, fake: Tensor) -> Tensor:
-    """Mean squared error of each frame: uint8 n h w c and k n h w c -> float64 k n."""
+    """Mean squared error of each frame of k samples: uint8 n h w c and k n h w c -> float64 k n."""
+    return torch.stack([_squared_error(real, sample) for sample in fake])  # each stays in the cache
+
+
+def _squared_error(real: Tensor, fake: Tensor) -> Tensor:  # uint8 n h w c, twice -> float64 n
     apart = torch.maximum(real, fake).sub_(torch.minimum(real, fake))  # in eight bits, which are the fastest
-    rows = apart.float().square_().flatten(-2).sum(-1)  # exact in float32 for rows of up to 258 values
-    return rows.sum(-1, dtype=torch.float64) / real[0].numel()
+    rows = apart.flatten(2).float().square_().sum(2)  # exact in float32 for rows of up to 258 values
+    return rows.sum(1, dtype=torch.float64) / real[0].numel()
 
 
 def decibel(error: float) -> float:

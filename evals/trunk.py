@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from evals.convolve import CyclicConv, cheapest, direct_operations
 
-_BLOCK = 1 << 16  # pixels of the frames that go through the first layers at once, so that maps stay in the cache
+_BLOCK = 1 << 15  # pixels of the frames that go through the first layers at once, so that maps stay in the cache
 _GAIN = 1.5       # times fewer operations, from which the products at frequencies are faster
 
 Step = Callable[[Tensor], Tensor]
@@ -53,13 +53,13 @@ class Trunk:
         self._first, self._then = plan[:cut], plan[cut:]
 
     def __call__(self, frames: Tensor, video: int) -> Iterator[tuple[int, slice, Tensor]]:
-        """Yield level, which frames, and their maps, h' w' n d, which are good until the next is asked for.
+        """Yield level, which frames, and their maps, h' w' n d.
 
         Args:
             frames: uint8 n h w c.
             video: frames of a video, the first of which is the first of a piece.
         """
-        count = -(-video * frames[0, ..., 0].numel() // _BLOCK)
+        count = min(video, -(-video * frames[0, ..., 0].numel() // _BLOCK))
         edges = [start + round(i * video / count) for start in range(0, len(frames), video) for i in range(count)]
         halfway = []
         for start, stop in pairwise([*edges, len(frames)]):
@@ -70,7 +70,7 @@ class Trunk:
 
     def _pixels(self, frames: Tensor) -> Tensor:  # uint8 n h w c -> h w n 3 with a border
         (_, h, w, _), p = frames.shape, self._padding
-        x = self._grey.repeat(len(frames), 1, 1, 1)
+        x = self._grey.new_empty(len(frames), *self._grey.shape[1:]).copy_(self._grey)
         x[:, p:p + h, p:p + w] = frames.bitwise_xor(128).view(torch.int8)  # u - 128, in eight bits
         return rearrange(x, "n h w c -> h w n c")
 
@@ -86,7 +86,7 @@ def _run(plan: Sequence[tuple[Step, int | None]], x: Tensor, frames: slice) -> I
 def _step(layer: nn.Module, size: list[int]) -> tuple[Step, list[int]]:
     """What a layer does to maps of this size, and the size that they have then."""
     if isinstance(layer, nn.ReLU):
-        return torch.relu_, size
+        return _rectify, size
     if isinstance(layer, nn.MaxPool2d):
         return _pool(layer.kernel_size, layer.stride, size)
     padding, stride = layer.padding[0], layer.stride[0]
@@ -96,6 +96,12 @@ def _step(layer: nn.Module, size: list[int]) -> tuple[Step, list[int]]:
             conv = CyclicConv(layer.weight, layer.bias, size, padding=padding)
             return conv, conv.outputs
     return _library(layer.weight, layer.bias, size, stride, padding)
+
+
+def _rectify(x: Tensor) -> Tensor:
+    if x.is_contiguous():
+        return x.relu_()
+    return torch.clamp(x, min=0, out=torch.empty_like(x, memory_format=torch.contiguous_format))  # from the library's n h w c
 
 
 def _library(weight: Tensor, bias: Tensor, size: list[int], stride: int, padding: int) -> tuple[Step, list[int]]:
