@@ -117,7 +117,7 @@ def _angles(lengths: Sequence[int], places: Sequence[Sequence[int]]) -> tuple[Te
 
 
 def _analysis(lengths: Sequence[int], places: Sequence[Sequence[int]]) -> Tensor:
-    """Values at places -> what is multiplied: each own conjugate, and of the others the real parts, the imaginary ones, sums."""
+    """Values at places -> what is multiplied: each own conjugate, and of the others the real and imaginary parts, and sums."""
     real, pairs = _angles(lengths, places)
     return torch.cat([real.cos(), pairs.cos(), -pairs.sin(), pairs.cos() - pairs.sin()])
 

@@ -106,7 +106,7 @@ class LPIPS(FrameMetric):
 
     def score(self, seen: list[Tensor], fake: Tensor) -> Tensor:
         """Return the distance of each frame: what was seen of the true ones, uint8 k n h w c -> float64 k n."""
-        k, n, h, w, c = fake.shape
+        _, n, h, w, c = fake.shape
         some = max(1, _SAMPLES * self.at_once(h, w, c) // n)
         return torch.cat([self._score(seen, samples) for samples in fake.split(some)])
 

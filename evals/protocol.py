@@ -113,7 +113,7 @@ class FrameMetric(ABC):
         with torch.inference_mode():
             scores = torch.empty(b, t, dtype=torch.float64)
             for same in samples_of_one(real, names):
-                samples = slice(same[0], same[-1] + 1) if len(same) == same[-1] + 1 - same[0] else same  # a view where it can be
+                samples = slice(same[0], same[-1] + 1) if len(same) == same[-1] + 1 - same[0] else same  # a view if it can
                 for piece in map(slice, edges, edges[1:]):
                     scores[samples, piece] = self.score(self.see(real[same[0], piece]), fake[samples, piece]).to("cpu")
         self._rows += zip(names, scores.numpy())

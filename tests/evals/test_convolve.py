@@ -56,6 +56,6 @@ def test_a_frame_gives_the_same_bits_beside_any_others():
 
 
 def test_operations_of_the_convolution_itself_leave_out_the_border():
-    x, weight, _ = drawn(3, 3, 1, 1, 1, 3)
+    _, weight, _ = drawn(3, 3, 1, 1, 1, 3)
     assert direct_operations(weight.shape, (3, 3), 1) == 2 * int(F.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3),
                                                                           padding=1).sum())
