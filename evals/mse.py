@@ -14,5 +14,5 @@ class MSE(FrameMetric):
     higher_is_better = False
 
     def score(self, seen: Tensor, fake: Tensor) -> Tensor:
-        """Return the error of each frame: uint8 n h w c, twice -> float64 n."""
+        """Return the error of each frame: uint8 n h w c and k n h w c -> float64 k n."""
         return squared_error(seen, fake) / 255 ** 2

@@ -90,7 +90,7 @@ class FrameMetric(ABC):
 
     @abstractmethod
     def score(self, seen: Any, fake: Tensor) -> Tensor:
-        """Compare frames: what `see` returned of the true ones, and uint8 n h w c -> float64 n."""
+        """Compare k samples of true frames: what `see` returned of these, and uint8 k n h w c -> float64 k n."""
 
     def see(self, real: Tensor) -> Any:
         """What `score` needs of true frames, uint8 n h w c; computed once for all samples of them."""
@@ -98,7 +98,7 @@ class FrameMetric(ABC):
 
     def at_once(self, h: int, w: int, c: int) -> int:
         """Frames of a piece: few enough to stay near the cache, and that long videos need no more memory."""
-        return max(1, (1 << 17) // (h * w * c))
+        return max(1, (1 << 18) // (h * w * c))
 
     def update(self, real: Tensor, fake: Tensor, videos: Sequence[str] | None = None) -> None:
         """Add pairs of videos; see Metric.update. A video is compared piece by piece and by itself, and with one true video
@@ -108,17 +108,15 @@ class FrameMetric(ABC):
         assert b * t, f"nothing to compare in {tuple(real.shape)}"
         assert videos is None or len(videos) == b, f"{len(videos)} names for {b} pairs"
         names = [None] * b if videos is None else videos
-        rows: list[list[Tensor]] = [[] for _ in names]
         count = -(-t // self.at_once(h, w, c))  # pieces, as even as can be
         edges = [round(i * t / count) for i in range(count + 1)]
         with torch.inference_mode():
+            scores = torch.empty(b, t, dtype=torch.float64)
             for same in samples_of_one(real, names):
+                samples = slice(same[0], same[-1] + 1) if len(same) == same[-1] + 1 - same[0] else same  # a view if it can
                 for piece in map(slice, edges, edges[1:]):
-                    seen = self.see(real[same[0], piece])
-                    for i in same:
-                        rows[i].append(self.score(seen, fake[i, piece]))
-            scores = torch.stack([torch.cat(row) for row in rows]).cpu().numpy()
-        self._rows += zip(names, scores)
+                    scores[samples, piece] = self.score(self.see(real[same[0], piece]), fake[samples, piece]).to("cpu")
+        self._rows += zip(names, scores.numpy())
 
     def merge(self, other: FrameMetric) -> None:
         """Add the pairs of another instance."""

@@ -16,9 +16,13 @@ _CEILING = 100.0  # dB; what identical frames score, and no frame scores more
 
 
 def squared_error(real: Tensor, fake: Tensor) -> Tensor:
-    """Mean squared error of each frame: uint8 n h w c, twice -> float64 n."""
+    """Mean squared error of each frame of k samples: uint8 n h w c and k n h w c -> float64 k n."""
+    return torch.stack([_squared_error(real, sample) for sample in fake])  # each stays in the cache
+
+
+def _squared_error(real: Tensor, fake: Tensor) -> Tensor:  # uint8 n h w c, twice -> float64 n
     apart = torch.maximum(real, fake).sub_(torch.minimum(real, fake))  # in eight bits, which are the fastest
-    rows = apart.float().square_().flatten(2).sum(2)  # exact in float32 for rows of up to 258 values
+    rows = apart.flatten(2).float().square_().sum(2)  # exact in float32 for rows of up to 258 values
     return rows.sum(1, dtype=torch.float64) / real[0].numel()
 
 
@@ -32,7 +36,7 @@ class PSNR(FrameMetric):
     """PSNR of each frame, averaged over the frames and then over the videos."""
 
     def score(self, seen: Tensor, fake: Tensor) -> Tensor:
-        """Return dB of each frame: uint8 n h w c, twice -> float64 n."""
+        """Return dB of each frame: uint8 n h w c and k n h w c -> float64 k n."""
         return (10 * torch.log10(_PEAK ** 2 / squared_error(seen, fake))).clamp(max=_CEILING)
 
 
@@ -45,7 +49,7 @@ class PooledPSNR(FrameMetric):
     """
 
     def score(self, seen: Tensor, fake: Tensor) -> Tensor:
-        """Return the squared error of each frame: uint8 n h w c, twice -> float64 n."""
+        """Return the squared error of each frame: uint8 n h w c and k n h w c -> float64 k n."""
         return squared_error(seen, fake)
 
     def value(self, row: np.ndarray) -> float:
@@ -69,7 +73,7 @@ class VideoPSNR(FrameMetric):
     """PSNR of the mean squared error of each video, averaged over the videos: what MCVD reports."""
 
     def score(self, seen: Tensor, fake: Tensor) -> Tensor:
-        """Return the squared error of each frame: uint8 n h w c, twice -> float64 n."""
+        """Return the squared error of each frame: uint8 n h w c and k n h w c -> float64 k n."""
         return squared_error(seen, fake)
 
     def value(self, row: np.ndarray) -> float:

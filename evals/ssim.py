@@ -7,6 +7,7 @@ data_range=255, channel_axis=-1) gives. `ssim_mcvd` is the same of grey frames, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -18,8 +19,8 @@ from torch import Tensor
 from evals.protocol import METRICS, FrameMetric
 
 _RADIUS, _SIGMA = 5, 1.5
-_AT_ONCE = 1 << 16  # pixels x channels of a piece, whose maps stay in the cache
-_BLOCK = 54         # outputs of one product, at the most
+_AT_ONCE = 1 << 17  # pixels x channels of a piece, whose maps stay in the cache
+_BLOCK = 27         # outputs of one product, at the most
 _CENTRE = 128.0
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _FAR = 8.0          # grey levels between two images, from which their means are brought together
@@ -38,8 +39,8 @@ class SSIM(FrameMetric):
         return see(real)
 
     def score(self, seen: list[Seen], fake: Tensor) -> Tensor:
-        """Return the similarity of each frame: what was seen, uint8 n h w c -> float64 n."""
-        return similarity(seen, fake)
+        """Return the similarity of each frame: what was seen of the true ones, uint8 k n h w c -> float64 k n."""
+        return torch.stack([similarity(seen, sample) for sample in fake])
 
 
 @METRICS.register("ssim_mcvd")
@@ -59,8 +60,8 @@ class GreySSIM(FrameMetric):
         return see(self._grey(real))
 
     def score(self, seen: list[Seen], fake: Tensor) -> Tensor:
-        """Return the similarity of each frame: what was seen, uint8 n h w c -> float64 n."""
-        return similarity(seen, self._grey(fake))
+        """Return the similarity of each frame: what was seen of the true ones, uint8 k n h w c -> float64 k n."""
+        return torch.stack([similarity(seen, self._grey(sample)) for sample in fake])
 
     def _grey(self, frames: Tensor) -> Tensor:
         return grey(frames.gt(127).byte() * 255 if self.binary else frames)[..., None]
@@ -76,9 +77,9 @@ def grey(frames: Tensor) -> Tensor:
 
 class Seen(NamedTuple):
     """What the similarity needs of true images x, of m channels of frames; the middle grey is 0."""
-    x: Tensor       # m h w
+    x: Tensor       # h m w
     twice: Tensor   # 2 x
-    mean: Tensor    # of x under the window: m h-10 w-10
+    mean: Tensor    # of x under the window: h-10 m w-10
     light: Tensor   # the same, doubled, black 0: the slope of G in the mean of y
     offset: Tensor  # G where the mean of y is middle grey
 
@@ -108,9 +109,10 @@ def similarity(seen: list[Seen], fake: Tensor) -> Tensor:
     return reduce(scores, "(n c) -> n", "mean", n=len(fake))
 
 
-def _images(frames: Tensor) -> list[Tensor]:  # uint8 n h w c -> pieces of float32 m h w, the middle grey 0
-    images = rearrange(frames, "n h w c -> (n c) h w").bitwise_xor(128).view(torch.int8)  # u - 128, in eight bits
-    return [piece.float() for piece in images.split(max(1, _AT_ONCE // images[0].numel()))]
+def _images(frames: Tensor) -> Iterator[Tensor]:  # uint8 n h w c -> pieces of float32 h m w, the middle grey 0
+    for piece in frames.split(max(1, _AT_ONCE // frames[0].numel())):
+        pixels = piece.bitwise_xor(128).view(torch.int8)  # u - 128, in eight bits
+        yield rearrange(pixels, "n h w c -> (n c) h w").transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def _seen(x: Tensor) -> Seen:
@@ -119,16 +121,17 @@ def _seen(x: Tensor) -> Seen:
     return Seen(x, x * 2, mean, light, light.mul(_CENTRE).add_(_C1))
 
 
-def _similarity(seen: Seen, y: Tensor) -> Tensor:  # m h w -> float64 m
-    maps = y.new_empty(3, *y.shape)
-    d, d2, xy = maps
+def _similarity(seen: Seen, y: Tensor) -> Tensor:  # h m w -> float64 m
+    h, m, w = y.shape
+    maps = y.new_empty(h, 3, m, w)
+    d, d2, xy = maps.unbind(1)
     torch.sub(y, seen.x, out=d)
-    shift = d[:, ::4, ::4].mean((1, 2), keepdim=True).round_()
+    shift = d[::4].mean((0, 2), keepdim=True).round_()
     if far := bool(shift.abs().max() > _FAR):  # what is subtracted changes no variance, and saves digits
         d.sub_(shift)
     torch.mul(d, d, out=d2)
     torch.mul(y, seen.twice, out=xy)
-    d, d2, xy = _blur(maps)
+    d, d2, xy = _blur(maps).unbind(1)
     square = d * d
     d2.sub_(square)  # var d
     if far:
@@ -139,18 +142,20 @@ def _similarity(seen: Seen, y: Tensor) -> Tensor:  # m h w -> float64 m
     d2.add_(structure)
     square.add_(luminance)
     structure.mul_(luminance).div_(d2.mul_(square))
-    return structure.sum(2).sum(1, dtype=torch.float64) / structure[0].numel()
+    return structure.sum(2).sum(0, dtype=torch.float64) / structure[:, 0].numel()
 
 
 def _blur(maps: Tensor) -> Tensor:
-    """Filter the last two axes with the window, where it fits wholly: ... h w -> ... h-10 w-10."""
-    h, w = maps.shape[-2:]
-    maps = _joined([maps[..., i:j] @ _band(j - i, maps.device).mT for i, j in _blocks(w)], dim=-1)
-    return _joined([_band(j - i, maps.device) @ maps[..., i:j, :] for i, j in _blocks(h)], dim=-2)
-
-
-def _joined(parts: list[Tensor], *, dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
+    """Filter the first and the last axis with the window, where it fits wholly: h ... w -> h-10 ... w-10."""
+    h, *between, w = maps.shape
+    down = maps.new_empty(h - 2 * _RADIUS, maps[0].numel())
+    for start, stop in _blocks(h):
+        torch.mm(_band(stop - start, maps.device), maps[start:stop].flatten(1), out=down[start:stop - 2 * _RADIUS])
+    down = down.view(-1, w)
+    both = maps.new_empty(len(down), w - 2 * _RADIUS)
+    for start, stop in _blocks(w):
+        torch.mm(down[:, start:stop], _band(stop - start, maps.device).mT, out=both[:, start:stop - 2 * _RADIUS])
+    return both.view(-1, *between, w - 2 * _RADIUS)
 
 
 def _blocks(size: int) -> list[tuple[int, int]]:

@@ -24,13 +24,9 @@ class FewMaps(nn.Module):
     def __init__(self):
         super().__init__()
         draw = torch.Generator().manual_seed(0)
-        self.layers = nn.ModuleList([nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 6, 3, 2)])
+        self.slice1, self.slice2 = (nn.Sequential(nn.Conv2d(c, d, 3, 2), nn.ReLU()) for c, d in ((3, 4), (4, 6)))
         for p in self.parameters():
             p.data = torch.randn(p.shape, generator=draw) * 0.2
-
-    def forward(self, x):
-        first = self.layers[0](x).relu()
-        return [first, self.layers[1](first).relu()]
 
 
 def few_lpips(net="alex", path=None):
@@ -38,7 +34,8 @@ def few_lpips(net="alex", path=None):
     for head in heads:
         nn.init.constant_(head["model"][0].weight, 0.3)
     lins = [SimpleNamespace(model=head["model"]) for head in heads]
-    return SimpleNamespace(net=FewMaps().requires_grad_(False), scaling_layer=nn.Identity(), lins=lins, to=lambda device: None)
+    colours = SimpleNamespace(shift=torch.zeros(1, 3, 1, 1), scale=torch.ones(1, 3, 1, 1))
+    return SimpleNamespace(net=FewMaps().requires_grad_(False), scaling_layer=colours, lins=lins)
 
 
 @pytest.fixture

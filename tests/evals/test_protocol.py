@@ -120,7 +120,7 @@ class Offset(FrameMetric):
     """How much higher the made video is."""
 
     def score(self, seen, fake):
-        return (fake.double() - seen.double()).mean((1, 2, 3))
+        return (fake.double() - seen.double()).mean((2, 3, 4))
 
 
 @pytest.mark.parametrize("names, looks", [(["a", "a", "b", "b", "a"], [0, 2, 4]), ([None] * 5, [0, 1, 2, 3, 4]),
