@@ -59,9 +59,8 @@ MODELS = {
     "compact 48": _model("compact", 48, 2, fine_channels=24, fine_depth=1),
     "compact 64": _model("compact", 64, fine_channels=48),
     "compact 96": _model("compact", 96, fine_channels=64),
-    "separable 64": _model("separable", 64),
-    "separable 128": _model("separable", 128),
-    "separable 144": _model("separable", 144, kernel=5),
+    "separable 96": _model("separable", 96, 7),
+    "separable 144": _model("separable", 144, 7),
 }
 
 

@@ -5,6 +5,8 @@ matrix speed; what is global happens on the planes, which are few tokens. Every 
 position, so a fixed camera's scene need not pass through the latent.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -28,18 +30,19 @@ class PlanePath(nn.Module):
         self.config, self.shape = config, shape
         self.grad_checkpoint = False
 
-    def _make_planes(self, plane_depth: int, expand: int = 3) -> None:
+    def _make_planes(self, plane_depth: int, linear: Callable[[int, int], nn.Module] = nn.Linear) -> None:
+        """Layers between the volumes; `linear` makes those to and from the latent, which see tokens of all planes (b n c)."""
         config, dim = self.config, self.config.channels
 
         def attention() -> nn.ModuleList:
-            return nn.ModuleList(PlaneAttention(dim, config.heads, config.head_dim, expand) for _ in range(plane_depth))
+            return nn.ModuleList(PlaneAttention(dim, config.heads, config.head_dim) for _ in range(plane_depth))
 
         self.pools = nn.ModuleDict({name: AxisPool(dim, config.heads) for name in PLANES})
         self.encoder_token = nn.Parameter(0.02 * torch.randn(self.shape.total, dim))
         self.encoder_attention = attention()
-        self.to_latent = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.latent_channels))
+        self.to_latent = nn.Sequential(nn.LayerNorm(dim), linear(dim, config.latent_channels))
 
-        self.from_latent = nn.Linear(config.latent_channels, dim)
+        self.from_latent = linear(config.latent_channels, dim)
         self.decoder_token = nn.Parameter(0.02 * torch.randn(self.shape.total, dim))
         self.decoder_attention = attention()
         self.add = nn.ModuleDict({name: nn.Linear(dim, dim) for name in PLANES})
@@ -214,22 +217,24 @@ class AxisPool(nn.Module):
         self.value = nn.Linear(dim, dim)
 
     def forward(self, volume: Tensor, axis: int) -> Tensor:  # b t h w c -> the same without the axis
-        weight = self.score(volume).softmax(axis)[..., None]
-        value = rearrange(self.value(volume), "... (k d) -> ... k d", k=self.heads)
-        return (weight * value).sum(axis).flatten(-2)
+        weight = self.score(volume).softmax(axis).movedim(axis, -2)
+        # the mean of the values is the value of the mean: a mean for each group, then only that group's rows of the layer
+        means = weight.mT @ volume.movedim(axis, -2)  # ... k c
+        rows = self.value.weight.unflatten(0, (self.heads, -1))
+        return torch.einsum("...kc,kdc->...kd", means, rows).flatten(-2) + self.value.bias
 
 
 class PlaneAttention(nn.Module):
     """Pre-norm transformer layer over the tokens of all planes (b n c)."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, expand: int = 3):
+    def __init__(self, dim: int, heads: int, head_dim: int):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * heads * head_dim)
         self.out = branch_end(nn.Linear(heads * head_dim, dim))
-        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, expand * dim), nn.GELU(),
-                                 branch_end(nn.Linear(expand * dim, dim)))
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.GELU(),
+                                 branch_end(nn.Linear(3 * dim, dim)))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(self.norm(x)), "b n (s k d) -> s b k n d", s=3, k=self.heads)

@@ -1,10 +1,13 @@
 """A triplane autoencoder of few operations: depthwise convolutions mix places, perceptrons mix channels (ConvNeXt, 2022).
 
 Nearly all of its multiplications are in wide perceptrons, so for the same work it has several times the width of
-stacked 3x3 convolutions or of attention. What is global happens on the planes, as in compact.py. Learned positions
-are stored ten times smaller than they count: Adam moves every number by the same rate, so they learn a fixed scene ten
-times as fast as the weights around them.
+stacked 3x3 convolutions or of attention. Volumes become planes and planes volumes as in compact.py, but without attention
+among the planes: the same work in the decoder's blocks gives more. Learned positions are stored ten times smaller than
+they count: Adam moves every number by the same rate, so they learn a fixed scene ten times as fast as the weights around
+them. What each position adds to the layers at the latent is scaled likewise, by three.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,24 +18,24 @@ from autoencoder.compact import PlanePath, branch_end
 from autoencoder.model import ARCHITECTURES, AutoencoderConfig, check_clip
 
 POSITION_GAIN = 10.0
+OWN_GAIN = 3.0
 
 
 @ARCHITECTURES.register("separable")
 class SeparableAutoencoder(PlanePath):
     """Patches -> separable blocks -> planes -> latent; the decoder mirrors it.
 
-    Of the configuration, `depth` counts the decoder's blocks (the encoder has half as many), and `heads` and `head_dim`
-    are those of the attention among the planes.
+    Of the configuration, `depth` counts the decoder's blocks (the encoder has a third as many, at least one), `heads` are
+    the groups of channels that are pooled apart, and `head_dim` is not used.
 
     Args:
         config: sizes.
-        plane_depth: attention layers among the planes, on either side of the latent.
         expand: hidden width of every perceptron, in units of `channels`.
         kernel: side of the depthwise convolutions within a frame, an odd number.
     """
 
-    def __init__(self, config: AutoencoderConfig, *, plane_depth: int = 1, expand: int = 2, kernel: int = 3):
-        _check(config, plane_depth, expand, kernel)
+    def __init__(self, config: AutoencoderConfig, *, expand: int = 2, kernel: int = 5):
+        _check(config, expand, kernel)
         super().__init__(config, config.grid)
         dim, shape, pixels = config.channels, config.grid, config.in_channels * config.patch**2
 
@@ -41,10 +44,10 @@ class SeparableAutoencoder(PlanePath):
 
         self.embed = nn.Linear(pixels, dim)
         self.encoder_place = nn.Parameter(torch.zeros(shape.h, shape.w, dim))
-        self.encoder = blocks(-(-config.depth // 2))
+        self.encoder = blocks(max(1, config.depth // 3))
         self.encoder_norm = nn.LayerNorm(dim)
         self.encoder_time = nn.Parameter(torch.zeros(shape.t, 1, 1, dim))
-        self._make_planes(plane_depth, expand)
+        self._make_planes(0, partial(PositionLinear, shape.total))
         self.decoder_place = nn.Parameter(torch.zeros(shape.h, shape.w, dim))
         self.decoder = blocks(config.depth)
         self.decoder_norm = nn.LayerNorm(dim)
@@ -71,6 +74,17 @@ class SeparableAutoencoder(PlanePath):
         return rearrange(x, "b t h w (c p q) -> b c t (h p) (w q)", p=p, q=p)
 
 
+class PositionLinear(nn.Linear):
+    """A linear layer on tokens (b n c), to whose weight each of the n positions adds its own, zero at the start."""
+
+    def __init__(self, positions: int, dim: int, dim_out: int):
+        super().__init__(dim, dim_out)
+        self.own = nn.Parameter(torch.zeros(positions, dim, dim_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + OWN_GAIN * torch.einsum("bni,nio->bno", x, self.own)
+
+
 class SeparableBlock(nn.Module):
     """Residual block on tokens (b t h w c): depthwise in the frame and along time, then a perceptron over channels."""
 
@@ -92,10 +106,9 @@ class SeparableBlock(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm(y))))
 
 
-def _check(config: AutoencoderConfig, plane_depth: int, expand: int, kernel: int) -> None:
-    if plane_depth < 0 or expand < 1 or kernel < 1 or kernel % 2 == 0:
-        raise ValueError(f"plane_depth must be at least 0, expand at least 1 and kernel odd, got {plane_depth}, {expand} "
-                         f"and {kernel}; such as 1, 2 and 3")
+def _check(config: AutoencoderConfig, expand: int, kernel: int) -> None:
+    if expand < 1 or kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"expand must be at least 1 and kernel odd, got {expand} and {kernel}; such as 2 and 5")
     if config.channels % config.heads:
         raise ValueError(f"channels {config.channels} cannot be split over {config.heads} heads; "
                          f"use a multiple such as {-(-config.channels // config.heads) * config.heads}")

@@ -14,8 +14,7 @@ from configs.schema import FOLDER, SCHEMAS, load_config
 from tools.clips import DataConfig
 from tools.feed import open_feed
 
-TINY = AutoencoderConfig(arch="separable", channels=8, frames=8, resolution=64, depth=1, heads=1, head_dim=8, tanh=False,
-                         options={"plane_depth": 0})
+TINY = AutoencoderConfig(arch="separable", channels=8, frames=8, resolution=64, depth=1, heads=1, tanh=False)
 
 
 def row(model="pvdm 128", rate=1e-3, updates=240, seed=42, end=20.0, gflop=4.0):
@@ -32,15 +31,15 @@ def data(tmp_path):
     return DataConfig(name="VIDEOS", path=str(tmp_path), resolution=64, frames=8, workers=0)
 
 
-@pytest.mark.parametrize("plane_depth, expand, kernel", [(0, 2, 3), (2, 3, 5)])
-def test_operations_of_a_separable_autoencoder_are_those_of_its_layers(plane_depth, expand, kernel):
-    config = AutoencoderConfig(arch="separable", channels=24, frames=4, resolution=[16, 24], patch=4, depth=3, heads=2,
-                               head_dim=8, options={"plane_depth": plane_depth, "expand": expand, "kernel": kernel})
-    tokens, packed, dim, inner = 4 * 4 * 6, 4 * 6 + 4 * 6 + 4 * 4, 24, 16
+@pytest.mark.parametrize("depth, encoder_depth, expand, kernel", [(1, 1, 2, 3), (7, 2, 3, 5)])
+def test_operations_of_a_separable_autoencoder_are_those_of_its_layers(depth, encoder_depth, expand, kernel):
+    config = AutoencoderConfig(arch="separable", channels=24, frames=4, resolution=[16, 24], patch=4, depth=depth, heads=2,
+                               options={"expand": expand, "kernel": kernel})
+    tokens, packed, dim, heads = 4 * 4 * 6, 4 * 6 + 4 * 6 + 4 * 4, 24, 2
     block = tokens * dim * (kernel**2 + 3 + 2 * expand * dim)
-    attention = packed * (4 * dim * inner + 2 * packed * inner + 2 * expand * dim**2)
-    products = (2 * tokens * dim * 48 + (2 + 3) * block + 3 * tokens * dim * (2 + dim) + 2 * plane_depth * attention
-                + 2 * packed * dim * 4 + 2 * packed * dim**2)
+    pools = 3 * tokens * dim * 2 * heads + packed * dim**2  # scores and means of every group, then the values
+    latent = 2 * packed * dim * 4                           # shared weights and each position's own
+    products = 2 * tokens * dim * 48 + (encoder_depth + depth) * block + pools + 2 * latent + 2 * packed * dim**2
     assert operations(config) == 2 * products
 
 

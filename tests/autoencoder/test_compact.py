@@ -77,11 +77,21 @@ def test_pooling_is_a_mean_where_scores_are_equal():
         torch.testing.assert_close(pool(volume, axis), pool.value(volume.mean(axis)))
 
 
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_pooling_is_the_weighted_mean_of_the_values(axis):
+    torch.manual_seed(0)
+    pool, volume = AxisPool(6, heads=2).double(), torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)
+    weight = pool.score(volume).softmax(axis).repeat_interleave(3, dim=-1)  # of a channel's group
+    torch.testing.assert_close(pool(volume, axis), (weight * pool.value(volume)).sum(axis))
+
+
 @pytest.mark.parametrize("frames", [1, 4])
 def test_gradient_reaches_every_parameter(frames):
     net = small(frames=frames)
     net(clip_for(net)).clip.square().mean().backward()
-    lost = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # one number added to all scores of a pool changes no weight: the true gradient of their bias is zero
+    lost = [name for name, p in net.named_parameters()
+            if not name.endswith("score.bias") and (p.grad is None or not p.grad.abs().sum() > 0)]
     # a pool along one frame has nothing to choose: its scores get no gradient
     assert [name for name in lost if not (frames == 1 and name.startswith("pools.hw.score"))] == []
 
