@@ -1,7 +1,7 @@
 """Transformer blocks of the triplane autoencoder: attention with rotary positions over time and space."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -67,11 +67,32 @@ def rotate(x: Tensor, table: Tensor, paired: bool = True) -> Tensor:
     cos, sin = table.to(x.dtype)
     even, odd = slice(0, None, 2), slice(1, None, 2)
     if paired and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
-        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * torch.complex(cos[:, even], sin[:, even])).flatten(-2)
+        return Turn.apply(x, torch.complex(cos[:, even], sin[:, even]))
     first, second = x[..., even], x[..., odd]
     return torch.stack([first * cos[:, even] - second * sin[:, even],
                         second * cos[:, odd] + first * sin[:, odd]], dim=-1).flatten(-2)
+
+
+class Turn(torch.autograd.Function):
+    """Pairs of features (b m n d) as complex numbers, times turns (n d/2).
+
+    It reads x as it lies, writes each head together (see attend), and gives gradients as they came: no copies between.
+    """
+
+    @staticmethod
+    def forward(context, x: Tensor, turns: Tensor) -> Tensor:
+        context.save_for_backward(turns)
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        torch.mul(_pairs(x), turns, out=_pairs(out))
+        return out
+
+    @staticmethod
+    def backward(context, grad: Tensor) -> tuple[Tensor, None]:
+        return torch.view_as_real(_pairs(grad) * context.saved_tensors[0].conj()).flatten(-2), None
+
+
+def _pairs(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
 class Attention(nn.Module):
@@ -85,26 +106,29 @@ class Attention(nn.Module):
         self.out = nn.Linear(heads * head_dim, dim)
 
     def forward(self, x: Tensor, rotary: Tensor | None = None, paired: bool = True) -> Tensor:  # b n c
-        q, k, v = self._heads(self.qkv(self.norm(x)), 3)
+        q, k, v = self._heads(self.norm(x), self.qkv.weight.chunk(3))
         if rotary is not None:
             q, k = rotate(q, rotary, paired), rotate(k, rotary, paired)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(rearrange(mixed, "b m n d -> b n (m d)"))
+        mixed = attend(q, k, v)
+        return add_linear(x, rearrange(mixed, "b m n d -> b n (m d)"), self.out)
 
     def forward_one(self, x: Tensor, index: int) -> Tensor:  # b n c -> b 1 c
         """The output at one position only: the same numbers as forward(x)[:, index], for less work."""
         normed = self.norm(x)
         asked = slice(index, index + 1 or None)  # -1 is the last position
-        to_q, to_kv = self.qkv.weight.tensor_split([self.qkv.out_features // 3])
-        q = rearrange(F.linear(normed[:, asked], to_q), "b n (m d) -> b m n d", m=self.heads)
-        k, v = self._heads(F.linear(normed, to_kv), 2)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return x[:, asked] + self.out(rearrange(mixed, "b m n d -> b n (m d)"))
+        to_q, *to_kv = self.qkv.weight.chunk(3)
+        [q], (k, v) = self._heads(normed[:, asked], [to_q]), self._heads(normed, to_kv)
+        mixed = attend(q, k, v)
+        return add_linear(x[:, asked], rearrange(mixed, "b m n d -> b n (m d)"), self.out)
 
-    def _heads(self, projected: Tensor, parts: int) -> list[Tensor]:  # b n (parts m d) -> b m n d each
-        """The heads apart. Each lies together in memory: rows that are a power of two apart evict each other from a cache."""
-        apart = projected.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return [part.contiguous() for part in apart.unbind(0)]
+    def _heads(self, x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:  # b n c -> b m n d each
+        """Projections one by one: to join their gradients takes longer than what one product of all saves."""
+        return [F.linear(x, weight).unflatten(-1, (self.heads, -1)).transpose(1, 2) for weight in weights]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # b m n d each
+    """Each head's rows lie together in memory: a power of two apart they evict each other from a cache."""
+    return F.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous())
 
 
 class FeedForward(nn.Module):
@@ -121,8 +145,8 @@ class FeedForward(nn.Module):
         y = self.up(self.norm(x))
         if self.gated:
             value, gate = y.chunk(2, dim=-1)
-            return x + self.down(value * F.gelu(gate))
-        return x + self.down(F.gelu(y))
+            return add_linear(x, value * F.gelu(gate), self.down)
+        return add_linear(x, F.gelu(y), self.down)
 
 
 class SpaceTimeLayer(nn.Module):
@@ -135,13 +159,13 @@ class SpaceTimeLayer(nn.Module):
         self.space = Attention(dim, heads, head_dim)
         self.feed = FeedForward(dim, 4 * dim, gated=True)
 
-    def forward(self, x: Tensor, frame_table: Tensor, grid_table: Tensor) -> Tensor:  # b t h w c
+    def forward(self, x: Tensor, frame_table: Tensor, grid_table: Tensor, saving: bool = False) -> Tensor:  # b t h w c
         b, _, h, w, _ = x.shape
         x = rearrange(x, "b t h w c -> (b h w) t c")
-        x = in_pieces(self.time, x, frame_table, self.paired)
+        x = in_pieces(self.time, x, frame_table, self.paired, saving=saving)
         x = rearrange(x, "(b h w) t c -> (b t) (h w) c", b=b, h=h)
-        x = in_pieces(self.space, x, grid_table)
-        x = in_pieces(self.feed, x)
+        x = in_pieces(self.space, x, grid_table, saving=saving)
+        x = in_pieces(self.feed, x, saving=saving)
         return rearrange(x, "(b t) (h w) c -> b t h w c", b=b, w=w)
 
 
@@ -163,7 +187,7 @@ class SpaceTimeTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # b t h w c
         for layer in self.layers:
-            x = run(layer, x, self.frame_table, self.grid_table, saving=self.grad_checkpoint)
+            x = layer(x, self.frame_table, self.grid_table, self.grad_checkpoint)
         return x
 
 
@@ -206,6 +230,13 @@ class Pool(nn.Module):
         return run(last, x, self.read, saving=self.grad_checkpoint)[:, 0]
 
 
+def add_linear(x: Tensor, y: Tensor, linear: nn.Linear) -> Tensor:
+    """x + linear(y). On a CPU the product is added where x and the bias are: one pass over memory in place of three."""
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return x + linear(y)
+    return (x + linear.bias).flatten(0, -2).addmm_(y.flatten(0, -2), linear.weight.T).view_as(x)
+
+
 def run(layer: nn.Module, *args, saving: bool) -> Tensor:
     """Call a layer; saving keeps only its inputs and what attention made for the backward pass, and computes the rest again.
 
@@ -223,15 +254,18 @@ def _policy(context, op, *args, **options) -> CheckpointPolicy:
 _CONTEXTS = partial(create_selective_checkpoint_contexts, _policy)
 
 
-def in_pieces(layer: Callable[..., Tensor], x: Tensor, *args) -> Tensor:
+def in_pieces(layer: Callable[..., Tensor], x: Tensor, *args, saving: bool = False) -> Tensor:
     """Call a layer on x (b ... c), whose batch axis it treats as independent, in as many pieces as is best.
 
-    A CPU that keeps nothing for a backward pass takes a few at a time: the same numbers with a working set that
-    fits the cache, so a third faster and in a fraction of the memory.
+    A CPU takes a few at a time: the same numbers with a working set that fits the cache, so a third faster where nothing
+    is kept for a backward pass, and in a fraction of the memory.
+
+    Args:
+        saving: see run.
     """
     piece = CUDA_BATCH
-    if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
         piece = max(1, PIECE // math.prod(x.shape[1:-1]))
     if len(x) <= piece:
-        return layer(x, *args)
-    return torch.cat([layer(part, *args) for part in x.split(piece)])
+        return run(layer, x, *args, saving=saving)
+    return torch.cat([run(layer, part, *args, saving=saving) for part in x.split(piece)])

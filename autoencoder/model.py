@@ -129,7 +129,8 @@ class TriplaneAutoencoder(nn.Module):
 
     @property
     def grad_checkpoint(self) -> bool:
-        """True keeps only each layer's input for the backward pass: less memory, about a third more time."""
+        """True keeps for the backward pass only what each part of a layer is given, and what attention made: less memory,
+        about a third more time."""
         return self.encoder.grad_checkpoint
 
     @grad_checkpoint.setter

@@ -144,6 +144,13 @@ def test_rotation_keeps_lengths_and_is_undone_by_the_opposite_angle(table):
     torch.testing.assert_close(rotate(turned, torch.stack([table[0], -table[1]])), x)
 
 
+def test_rotation_has_the_gradient_of_its_definition_and_writes_each_head_together():
+    x, table = random(2, 6, 3, 8).requires_grad_(), frame_rotary(6, 8)
+    heads = x.transpose(1, 2)  # b m n d, but not so in memory
+    assert rotate(heads, table).is_contiguous()
+    assert torch.autograd.gradcheck(lambda x: rotate(x.transpose(1, 2), table), x)
+
+
 def test_rotation_keeps_the_precision_of_its_input():
     x, table = random(6, 8), frame_rotary(6, 8)
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 0.05)):  # bfloat16 has no complex numbers
@@ -249,6 +256,16 @@ def test_a_pooling_layer_at_one_position_is_that_of_all(index):
     torch.testing.assert_close(layer(x, index)[:, 0], layer(x)[:, index])
 
 
+@pytest.mark.parametrize("layer", [FeedForward(DIM, 8, True), FeedForward(DIM, 8, False), Attention(DIM, HEADS, HEAD)])
+def test_without_gradients_the_numbers_and_the_input_stay(layer):
+    layer, x = spread(layer), random(2, 5, DIM)
+    before, wanted = x.clone(), layer(x).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), wanted, rtol=0, atol=1e-12)
+        torch.testing.assert_close(layer(x[:, ::2]), layer(x[:, ::2].contiguous()))  # does not lie together
+    assert torch.equal(x, before)
+
+
 # --- memory --------------------------------------------------------------------------------------------------
 
 class Counted(torch.nn.Linear):
@@ -284,13 +301,18 @@ def test_a_cpu_takes_so_many_tokens_at_once(monkeypatch, shape, parts):
     assert layer.calls == parts
 
 
-def test_training_takes_all_at_once_up_to_what_a_kernel_can(monkeypatch):
-    monkeypatch.setattr(blocks, "PIECE", 1)
-    layer, x = Counted(), torch.randn(5, 4, 2)
-    in_pieces(layer, x)
-    monkeypatch.setattr(blocks, "CUDA_BATCH", 3)
-    in_pieces(layer, x)
-    assert layer.calls == [5, 3, 2]
+@pytest.mark.parametrize("saving", [False, True])
+def test_training_in_pieces_has_the_gradients_of_all_at_once(monkeypatch, saving):
+    layer, x = SpaceTimeLayer(DIM, HEADS, HEAD, True), random(2, GRID.t, GRID.h, GRID.w, DIM)
+    tables, found = (frame_rotary(GRID.t, HEAD), grid_rotary(GRID.h, GRID.w, HEAD)), []
+    spread(layer)
+    for piece, keep in ((1 << 20, False), (GRID.h * GRID.w, saving)):
+        monkeypatch.setattr(blocks, "PIECE", piece)
+        layer.zero_grad()
+        layer(x, *tables, keep).square().mean().backward()
+        found.append([p.grad.clone() for p in layer.parameters()])
+    for whole, pieces in zip(*found):
+        torch.testing.assert_close(pieces, whole)
 
 
 class Calls(TorchDispatchMode):
@@ -311,7 +333,7 @@ def test_saving_computes_linear_layers_again_but_no_attention():
     found = {}
     for saving in (False, True):
         with Calls() as calls:
-            run(layer, random(1, GRID.t, GRID.h, GRID.w, DIM).requires_grad_(), *tables, saving=saving).sum().backward()
+            layer(random(1, GRID.t, GRID.h, GRID.w, DIM).requires_grad_(), *tables, saving).sum().backward()
         found[saving] = calls.count
     assert found[True]["attention"] == found[False]["attention"] == 2
     assert found[True]["gelu"] == 2 * found[False]["gelu"] == 2
