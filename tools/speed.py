@@ -1,5 +1,6 @@
 """How fast a computation is beside the machine's own limit: operations, seconds, and a matrix product in between."""
 
+import math
 import time
 from collections.abc import Callable
 from statistics import median
@@ -16,13 +17,15 @@ SHARES = 8                       # products that one measurement of the limit is
 def count_flops(run: Callable[[], Any]) -> tuple[int, Any]:
     """Operations of matrix products, convolutions and attention in a call (two for a multiply-add), and its result.
 
-    Older versions of PyTorch's counter know the attention of a GPU but pass over the one of a CPU.
+    Older versions of PyTorch's counter know the attention of a GPU but pass over the one of a CPU, and none knows a product
+    that is added in place.
     """
     ops = torch.ops.aten
     attention = {ops._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
                  ops._scaled_dot_product_flash_attention_for_cpu_backward:
                      lambda grad, q, k, v, *args, out_shape=None, **options: 5 * _attention_flops(q, k, v) // 2}
-    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+    added = {ops.addmm_: lambda to, a, b, *args, out_shape=None, **options: 2 * math.prod(a) * b[1]}
+    with FlopCounterMode(display=False, custom_mapping=attention | added) as counter:
         result = run()
     return counter.get_total_flops(), result
 

@@ -112,7 +112,7 @@ def test_any_cut_of_a_batch_makes_the_same_update(options):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
     for a, b in ((one.net, many.net), (one.adversary.critics, many.adversary.critics)):
         for p, q in zip(weights(a), weights(b)):
-            torch.testing.assert_close(p, q, atol=1e-5, rtol=0.0)
+            torch.testing.assert_close(p, q, atol=3e-5, rtol=0.0)  # Adam divides small gradients by themselves
     assert one.adversary.balance() == pytest.approx(many.adversary.balance(), rel=1e-4)
     for a, b in zip(one.adversary.lecams, many.adversary.lecams):
         assert a.state_dict() == pytest.approx(b.state_dict(), abs=1e-5)

@@ -47,9 +47,10 @@ def test_a_backward_pass_takes_two_forward_ones():
     assert autoencoder().step_flops == pytest.approx(3 * autoencoder().forward_flops, rel=0.1)
 
 
-def test_checkpointing_takes_a_third_more_time_and_less_memory():
+def test_checkpointing_takes_up_to_a_third_more_time_and_less_memory():
     plain, saving = autoencoder(), autoencoder(grad_checkpoint=True)
-    assert saving.step_flops == pytest.approx(4 / 3 * plain.step_flops, rel=0.1)
+    # what attention made is kept, and the last product of each part is not needed again
+    assert 1.1 * plain.step_flops < saving.step_flops < 4 / 3 * plain.step_flops
     assert saving.activations < 0.8 * plain.activations and saving.parameters == plain.parameters
     assert unet(grad_checkpoint=True, clips=8).activations < unet(clips=8).activations
 
