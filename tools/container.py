@@ -322,13 +322,15 @@ def _collect(path, numbered, wanted: range, count: int, size: tuple[int, int] | 
                 raise _damaged(path, f"frame {reached} is {(frame.height, frame.width)}, the others {stored}")
             waiting.append(frame)
         if len(waiting) == _AT_ONCE or reached == wanted[-1]:
-            for picture in waiting:
-                image = cut_rgb(picture, part, size) if part else rgb(picture)
+            images = cut_rgb(waiting, part, size) if part else map(rgb, waiting)
+            if len(waiting) == len(wanted) and isinstance(images, np.ndarray):
+                return images
+            for image in images:
                 if not done:
                     frames = np.empty((len(wanted), *image.shape), np.uint8)
                 frames[done] = image
                 done += 1
-            waiting.clear()
+            waiting = []
         if done == len(wanted):
             return frames if upright else _turned(path, frames, frame, size)
     raise _damaged(path, f"it ends after frame {reached}, although it announces {count} frames")

@@ -27,8 +27,8 @@ def ramp(height, width, by_row, by_column, kind="yuv420p"):
 def test_a_pixel_shows_the_place_that_it_stands_for(part, size):
     top, bottom, left, right = part
     picture = ramp(48, 64, 1.5, 1)
-    got = cut_rgb(picture, (slice(top, bottom), slice(left, right)), size)
-    assert got.shape == (*size, 3)
+    got, again = cut_rgb([picture] * 2, (slice(top, bottom), slice(left, right)), size)
+    assert got.shape == (*size, 3) and np.array_equal(got, again)
     y, x = ((np.arange(n) + 0.5) * (stop - start) / n - 0.5 + start for n, start, stop in zip(size, part[::2], part[1::2]))
     wanted = (60 + 1.5 * y[:, None] + x - 16) * 255 / 219  # BT.601, limited range
     inner = (slice(3, -3),) * 2                            # at the border there is nothing to go on with
@@ -40,8 +40,8 @@ def test_what_is_not_scaled_is_the_part_of_the_whole(kind):
     picture = ramp(48, 64, 1.5, 1).reformat(format=kind)
     for part in ((slice(2, 47), slice(6, 63)), (slice(0, 20), slice(0, 20)), (slice(0, 48), slice(0, 64))):
         size = tuple(side.stop - side.start for side in part)
-        assert np.array_equal(cut_rgb(picture, part, size), rgb(picture)[part])
-        smaller = cut_rgb(picture, part, (8, 8))  # by so much that it is left to others
+        assert np.array_equal(cut_rgb([picture], part, size)[0], rgb(picture)[part])
+        [smaller] = cut_rgb([picture], part, (8, 8))  # by so much that it is left to others
         assert np.array_equal(smaller, rgb(picture)[part])
 
 
