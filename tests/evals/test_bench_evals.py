@@ -10,6 +10,7 @@ from evals.bench_evals import Case, measure
 def result():
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr("evals.bench_evals.ENOUGH", 0)
+    monkeypatch.setattr("evals.bench_evals.TURN", 0)
     before = torch.get_num_threads(), torch.get_rng_state()
     result = measure(cases={"small": Case(videos=1, frames=4, size=48, samples=2)}, repeats=1)
     monkeypatch.undo()
