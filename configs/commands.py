@@ -239,11 +239,13 @@ def bench(args: argparse.Namespace) -> None:
         return
     if dist.world() > 1:
         raise ValueError(f"--exp bench runs in one process, got {dist.world()}; start it without torchrun")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}; bench takes 1 where it is left out")
     small = {"data.resolution": 64} if not any(files.values()) else {}
     long = [load_config(SCHEMAS[exp], file or DEFAULTS[exp].with_name("tiny.yaml"), flags | small,
                         [item for item in args.overrides if concerns(SCHEMAS[exp], item)]) for exp, file in files.items()]
     run_bench(Settings(first, second, args.data_path, long=tuple(long), model=args.model,
-                       clips=args.batch_size or 1), only=args.only, out=args.out)
+                       clips=1 if args.batch_size is None else args.batch_size), only=args.only, out=args.out)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -414,7 +416,8 @@ FLAGS: dict[str, list[Flag]] = {
     "training": [
         flag("--batch_size", "training: clips an update over all processes (default: of the YAML); sampling, "
                              "reconstruction, encode: videos or clips at once (default 4); evaluation: pairs at once (default "
-                             "8); carla: frames an update (default 32), or at once (default 8)", int),
+                             "8); carla: frames an update (default 32), or at once (default 8); "
+                             "bench: clips that the U-Net takes at once (default 1)", int),
         flag("--steps", "training: optimizer updates (default: of the YAML); sampling: steps of the sampler (default 20 of "
                         "deis, 50 of any other), or 400/20 (first clip/others)"),
         switch("--scale_lr", "multiply the learning rate by the batch size"),

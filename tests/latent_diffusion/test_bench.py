@@ -116,3 +116,4 @@ def test_long_videos_are_of_the_yamls_said_or_of_tiny_ones(monkeypatch, words, l
 
 def test_a_key_of_neither_stage_is_refused(capsys):
     assert "unet.widt" in refused(capsys, "bench", "unet.widt=3")
+    assert "at least 1, got 0" in refused(capsys, "bench", "--only", "unet", "--batch_size", "0")
