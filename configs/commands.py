@@ -416,8 +416,8 @@ FLAGS: dict[str, list[Flag]] = {
     "training": [
         flag("--batch_size", "training: clips an update over all processes (default: of the YAML); sampling, "
                              "reconstruction, encode: videos or clips at once (default 4); evaluation: pairs at once (default "
-                             "8); carla: frames an update (default 32), or at once (default 8); "
-                             "bench: clips that the U-Net takes at once (default 1)", int),
+                             "8); bench: clips that the U-Net takes at once (default 1); carla: frames an update (default "
+                             "32), or at once (default 8)", int),
         flag("--steps", "training: optimizer updates (default: of the YAML); sampling: steps of the sampler (default 20 of "
                         "deis, 50 of any other), or 400/20 (first clip/others)"),
         switch("--scale_lr", "multiply the learning rate by the batch size"),
