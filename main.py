@@ -8,7 +8,7 @@ from collections.abc import Callable
 # Before torch is imported: threads that wait by spinning make a training step on a shared machine ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from configs import commands
+from configs import commands, flags
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,9 +21,9 @@ def build_parser() -> argparse.ArgumentParser:
                "torchrun --standalone --nproc_per_node=N main.py ... runs the same on N processes.")
     parser.add_argument("--exp", required=True, choices=list(commands.COMMANDS), metavar="NAME", help="what to do, see above")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and exit")
-    for title, flags in commands.FLAGS.items():
+    for title, group_flags in flags.FLAGS.items():
         group = parser.add_argument_group(title)
-        for flag in flags:
+        for flag in group_flags:
             group.add_argument(flag.name, **flag.options)
     parser.add_argument("--config_mod", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="the same as bare KEY=VALUE")

@@ -44,14 +44,14 @@ def cut_rgb(frames: Sequence[av.VideoFrame], part: tuple[slice, slice], size: tu
     smaller would lose colours on that way; they are left as they are, for whom this is given to.
 
     Args:
-        frames: pictures of one kind, at least one.
+        frames: pictures of one size, at least one.
         part: rows and columns, beginning with even numbers.
 
     Returns:
         uint8 h w 3 each, of that size, or the part as it is: views of memory that they keep, or together an array n h w 3.
     """
     name, high, wide = frames[0].format.name, *(side.stop - side.start for side in part)
-    if any(frame.format.name not in _PLAIN for frame in frames):
+    if name not in _PLAIN or any(frame.format.name != name for frame in frames):
         return [rgb(frame)[part] for frame in frames]
     if (high, wide) != size and "420" in name and size[0] >= high and size[1] >= wide:
         enlarge = ("scale", f"{size[1]}:{size[0]}:flags=bilinear"), ("format", name.replace("420", "422"))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from fakes import NextNet, autoencoder, autoencoder_payload, fake_model, first_config
 
-from configs.commands import COMMANDS, FLAGS, readers
+from configs.commands import COMMANDS, readers
+from configs.flags import FLAGS
 from configs.schema import DEFAULTS, FOLDER
 from latent_diffusion.completion import Completion, Settings
 from latent_diffusion.plan import print_plan

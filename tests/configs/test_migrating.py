@@ -6,7 +6,8 @@ import re
 import pytest
 
 from autoencoder.model import ARCHITECTURES
-from configs.commands import COMMANDS, FLAGS
+from configs.commands import COMMANDS
+from configs.flags import FLAGS
 from configs.schema import SCHEMAS, keys_of
 from evals.carla_config import CarlaConfig
 from evals.protocol import METRICS

@@ -8,7 +8,7 @@ from fakes import autoencoder, autoencoder_payload, first_config
 from media import flat, put_samples, save
 from PIL import Image
 
-from configs.commands import FLAGS
+from configs.flags import FLAGS
 from latent_diffusion.export import FORMATS
 from main import main
 from tools import checkpoint
