@@ -112,7 +112,8 @@ class LPIPS(FrameMetric):
 
     def vectors(self, frames: Tensor) -> Tensor:
         """Describe frames by vectors whose squared distances are LPIPS: uint8 n h w c -> float32 n d."""
-        parts = [(weight / x[..., 0, 0].numel()).sqrt() * x for weight, x in zip(self._weights(), self.see(frames))]
+        seen = self.see(frames)  # before the weights are asked for: it brings the network to the frames' device
+        parts = [(weight / x[..., 0, 0].numel()).sqrt() * x for weight, x in zip(self._weights(), seen)]
         return torch.cat([part.movedim(2, 0).flatten(1) for part in parts], dim=1)
 
     def _weights(self) -> list[Tensor]:  # of the channels of each level
